@@ -1,0 +1,1 @@
+//! Facts of the boards that nextclip runs on.

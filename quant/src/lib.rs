@@ -1,0 +1,1 @@
+//! Quantisation mathematics: parameters, observers, weight packing.

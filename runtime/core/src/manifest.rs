@@ -1,0 +1,350 @@
+//! `manifest.json`: what a bundle is, said once by the exporter and believed by no one.
+//!
+//! The runtime reads everything that it needs from here, compares it with what the inference sessions
+//! report, checks every file's digest, and refuses a mismatch by name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::geometry::{Geometry, GeometryError};
+
+/// The schema number that this version writes, and the only one that it reads.
+pub const SCHEMA: u32 = 1;
+
+/// Name of the manifest within a bundle's folder.
+pub const FILE_NAME: &str = "manifest.json";
+
+/// Everything that the runtime knows of a bundle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Schema number, [`SCHEMA`].
+    pub schema: u32,
+    /// Program and version that wrote the bundle.
+    pub producer: String,
+    /// Where the weights came from.
+    pub source: Source,
+    /// Which runtime the graphs are laid out for.
+    pub target: Target,
+    /// Arithmetic of the graphs, in words: "f32".
+    pub precision: String,
+    /// Sizes of frames, tokens and clips.
+    pub geometry: Geometry,
+    /// Sizes of the key-value cache.
+    pub cache: CacheShape,
+    /// How noise becomes a clip, unless the runtime is told otherwise.
+    pub sampler: SamplerDefaults,
+    /// The graphs by name.
+    pub graphs: Graphs,
+    /// SHA-256 of every file of the bundle but this one, by path within the bundle.
+    pub files: BTreeMap<String, FileDigest>,
+}
+
+/// The checkpoint that a bundle was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The model's name, for people.
+    pub name: String,
+    /// SHA-256 over the transformer's weight files, in order.
+    pub transformer_sha256: String,
+    /// SHA-256 of the VAE's weight file, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae_sha256: Option<String>,
+}
+
+/// Which runtime a bundle's graphs are laid out for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// ONNX Runtime's CPU provider.
+    Cpu,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+        }
+    }
+}
+
+/// Sizes of the cached keys and values: each is (layers, batch, kv_heads, C * L, head_dim), f32, keys
+/// before rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheShape {
+    /// n_layer.
+    pub layers: usize,
+    /// Cameras served by one pass.
+    pub batch: usize,
+    /// n_kv.
+    pub kv_heads: usize,
+    /// d_head.
+    pub head_dim: usize,
+}
+
+/// Sampling settings that a model works well with.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SamplerDefaults {
+    /// K: denoising steps.
+    pub steps: usize,
+    /// s: shift of the time grid.
+    pub time_shift: f32,
+    /// g: guidance scale. The denoise graph has both branches exactly when this is not 1.
+    pub guidance: f32,
+}
+
+/// The graphs of a bundle. `encode` and `decode` are absent where the checkpoint had no VAE.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Graphs {
+    /// RGB frames to latents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encode: Option<Graph>,
+    /// A clean latent to its keys and values.
+    pub remember: Graph,
+    /// Noisy latents to latents one step cleaner.
+    pub denoise: Graph,
+    /// Latents to RGB frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode: Option<Graph>,
+}
+
+impl Graphs {
+    /// The graphs that are there, with their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Graph)> {
+        let all = [
+            ("encode", self.encode.as_ref()),
+            ("remember", Some(&self.remember)),
+            ("denoise", Some(&self.denoise)),
+            ("decode", self.decode.as_ref()),
+        ];
+        all.into_iter().filter_map(|(name, graph)| Some((name, graph?)))
+    }
+}
+
+/// One ONNX graph.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Graph {
+    /// Path of the model within the bundle.
+    pub path: String,
+    /// Inputs, in order.
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs, in order.
+    pub outputs: Vec<TensorSpec>,
+}
+
+/// A graph's input or output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorSpec {
+    /// Name in the graph.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Static shape.
+    pub shape: Vec<usize>,
+}
+
+impl fmt::Display for TensorSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{:?}", self.name, self.dtype, self.shape)
+    }
+}
+
+/// Element types at the border of a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 8-bit unsigned, 0 to 255.
+    U8,
+    /// 64-bit signed.
+    I64,
+    /// Single precision.
+    F32,
+    /// Half precision.
+    F16,
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::U8 => "u8",
+            Self::I64 => "i64",
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        })
+    }
+}
+
+/// A file's digest and size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileDigest {
+    /// SHA-256, lower-case hexadecimal.
+    pub sha256: String,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// A manifest that cannot be used.
+#[derive(Debug, Error)]
+pub enum ManifestError {
+    /// Not JSON, or not of this schema's shape.
+    #[error("{FILE_NAME}: {0}")]
+    Parse(#[from] serde_json::Error),
+    /// Written by another version.
+    #[error("{FILE_NAME}: schema {0}, this program reads {SCHEMA}: export the bundle again")]
+    Schema(u64),
+    /// Sizes that no model has.
+    #[error("{FILE_NAME}: geometry: {0}")]
+    Geometry(#[from] GeometryError),
+    /// A file is named that has no digest, or lies outside the bundle.
+    #[error("{FILE_NAME}: graph {graph}: path {path:?} {why}")]
+    Path {
+        /// The graph's name.
+        graph: &'static str,
+        /// Its path.
+        path: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A file is not what the exporter wrote.
+    #[error("{path}: {field} is {found}, {FILE_NAME} says {expected}: the file is damaged or was replaced")]
+    Digest {
+        /// Path within the bundle.
+        path: String,
+        /// "size" or "sha256".
+        field: &'static str,
+        /// What the file has.
+        found: String,
+        /// What the manifest says.
+        expected: String,
+    },
+}
+
+impl Manifest {
+    /// Reads and checks a manifest.
+    pub fn from_json(text: &str) -> Result<Self, ManifestError> {
+        // The schema first, by itself: another schema's other fields would only give a puzzling error.
+        let value: serde_json::Value = serde_json::from_str(text)?;
+        match value.get("schema").and_then(serde_json::Value::as_u64) {
+            Some(schema) if schema != u64::from(SCHEMA) => return Err(ManifestError::Schema(schema)),
+            _ => {}
+        }
+        let manifest: Self = serde_json::from_value(value)?;
+        manifest.geometry.validate()?;
+        for (graph, Graph { path, .. }) in manifest.graphs.iter() {
+            let fault = |why| Err(ManifestError::Path { graph, path: path.clone(), why });
+            if path.starts_with('/') || path.split('/').any(|part| part == "..") {
+                return fault("leaves the bundle");
+            }
+            if !manifest.files.contains_key(path) {
+                return fault("has no digest under \"files\"");
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// The manifest as the exporter writes it, with a final newline.
+    pub fn to_json(&self) -> Result<String, ManifestError> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+}
+
+impl FileDigest {
+    /// The digest of a file's bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self { sha256: hex(&Sha256::digest(bytes)), bytes: bytes.len() as u64 }
+    }
+
+    /// Refuses a file (named `path` for the message) that is not the one described.
+    pub fn verify(&self, path: &str, found: &Self) -> Result<(), ManifestError> {
+        let fault = |field, found: String, expected: String| {
+            Err(ManifestError::Digest { path: path.into(), field, found, expected })
+        };
+        if found.bytes != self.bytes {
+            return fault("size", found.bytes.to_string(), self.bytes.to_string());
+        }
+        if found.sha256 != self.sha256 {
+            return fault("sha256", found.sha256.clone(), self.sha256.clone());
+        }
+        Ok(())
+    }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let graph = |name: &str| Graph { path: format!("{name}.onnx"), inputs: vec![], outputs: vec![] };
+        let digest = FileDigest::of(b"x");
+        Manifest {
+            schema: SCHEMA,
+            producer: "test".into(),
+            source: Source { name: "m".into(), transformer_sha256: "00".into(), vae_sha256: None },
+            target: Target::Cpu,
+            precision: "f32".into(),
+            geometry: Geometry {
+                height: 32,
+                width: 48,
+                vae_scale: 8,
+                latent_channels: 4,
+                patch: 2,
+                history: 2,
+                clip: 2,
+                frame_interval_ms: 200,
+            },
+            cache: CacheShape { layers: 1, batch: 1, kv_heads: 1, head_dim: 8 },
+            sampler: SamplerDefaults { steps: 2, time_shift: 1.0, guidance: 1.0 },
+            graphs: Graphs {
+                encode: None,
+                remember: graph("remember"),
+                denoise: graph("denoise"),
+                decode: None,
+            },
+            files: ["remember.onnx", "denoise.onnx"].map(|path| (path.into(), digest.clone())).into(),
+        }
+    }
+
+    #[test]
+    fn round_trip() {
+        let manifest = manifest();
+        assert_eq!(Manifest::from_json(&manifest.to_json().unwrap()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn refuses_by_name() {
+        let edit = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut value = serde_json::to_value(manifest()).unwrap();
+            change(&mut value);
+            Manifest::from_json(&value.to_string()).unwrap_err().to_string()
+        };
+        assert!(edit(&|v| v["schema"] = 9.into()).contains("schema 9, this program reads 1"));
+        assert!(edit(&|v| v["colour"] = 1.into()).contains("unknown field `colour`"));
+        assert!(edit(&|v| v["geometry"]["height"] = 31.into()).contains("height 31 is not a multiple of 16"));
+        assert!(edit(&|v| v["graphs"]["denoise"]["path"] = "../x".into()).contains("leaves the bundle"));
+        assert!(edit(&|v| v["graphs"]["denoise"]["path"] = "y".into()).contains("has no digest"));
+    }
+
+    #[test]
+    fn a_changed_byte_is_found() {
+        let (written, found) = (FileDigest::of(b"abc"), FileDigest::of(b"abd"));
+        assert!(written.verify("f", &written).is_ok());
+        assert!(written.verify("f", &found).unwrap_err().to_string().starts_with("f: sha256 is "));
+        assert_eq!(written.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+}

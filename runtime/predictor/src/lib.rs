@@ -1,0 +1,1 @@
+//! Runs a bundle's graphs in ONNX Runtime with cached history.

@@ -1,0 +1,1 @@
+//! Generated scenes of moving objects: seeded, endless, free of licences.

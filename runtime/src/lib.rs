@@ -1,0 +1,1 @@
+//! nextclipd: predicts live cameras, headless.

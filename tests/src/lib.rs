@@ -1,0 +1,1 @@
+//! What crosses crates: parity, round trips, the daemon end to end.

@@ -1,0 +1,1 @@
+//! Trains next-clip-diffusion checkpoints.
