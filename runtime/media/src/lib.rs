@@ -1,1 +1,48 @@
 //! Pictures and video outside the model: GStreamer streams and files, PNG strips and plots.
+//!
+//! A [`SourceUri`] names a camera, a film or a generated scene; [`SourceConfig::build`] turns it into a [`Source`] of
+//! RGB pictures of the model's size, in the right colours and with the time of capture. [`read_video`] is the same
+//! for every frame of a film, in order. [`Mp4Writer`], [`save_png`], [`strip`] and [`plot`] show what came of it.
+//!
+//! ```
+//! use std::time::Duration;
+//! use nextclip_media::{Fit, Received, SourceConfig};
+//!
+//! let uri = "test://?seed=1&fps=30".parse()?;
+//! let mut camera = SourceConfig { uri, width: 128, height: 96, fit: Fit::Crop, realtime: true }.build()?;
+//! if let Received::Frame(frame) = camera.receive(Duration::from_secs(2))? {
+//!     assert_eq!(frame.picture.dim(), (96, 128, 3));
+//! }
+//! # Ok::<(), nextclip_media::Error>(())
+//! ```
+
+mod chain;
+mod draw;
+mod error;
+mod feed;
+mod fit;
+mod head;
+mod mp4;
+pub mod plot;
+mod png;
+#[cfg(feature = "rtsp-server")]
+pub mod rtsp_server;
+mod slot;
+mod source;
+pub mod strip;
+mod uri;
+mod video;
+
+pub use nextclip_core::Picture;
+
+pub use error::Error;
+pub use fit::Fit;
+pub use png::{load_png, save_png};
+pub use source::{Counts, Frame, Received, Source, SourceConfig};
+pub use uri::SourceUri;
+pub use video::{Video, read_video};
+
+/// Starts GStreamer; further calls do nothing. Everything here that needs GStreamer calls it.
+pub fn init() -> Result<(), Error> {
+    gstreamer::init().map_err(Error::Init)
+}

@@ -1,1 +1,31 @@
 //! Runs a bundle's graphs in ONNX Runtime with cached history.
+//!
+//! A [`Predictor`] owns one camera's memory of the past and the sessions that use it. Frames go in one
+//! by one, clips of the future come out:
+//!
+//! ```no_run
+//! use nextclip_predictor::{Predictor, Settings};
+//!
+//! let mut predictor = Predictor::open("bundle".as_ref(), &Settings::default())?;
+//! # let frames: Vec<nextclip_core::Picture> = Vec::new();
+//! for frame in &frames {
+//!     predictor.see(frame)?;
+//! }
+//! let clip = predictor.predict(7, 0)?;
+//! let pictures = predictor.decode(&clip)?;
+//! # Ok::<(), nextclip_predictor::Error>(())
+//! ```
+
+mod bundle;
+mod cache;
+mod contract;
+mod error;
+mod graph;
+mod library;
+mod predictor;
+
+pub use contract::{DECODE, DENOISE, ENCODE, GraphSpecs, REMEMBER};
+pub use error::Error;
+pub use graph::{GraphSession, Input, Provider};
+pub use library::init_onnx_runtime;
+pub use predictor::{Predictor, Settings};

@@ -14,22 +14,23 @@ pub(crate) enum Texture {
     Rich,
 }
 
-/// Fills a canvas of `size` frame heights; true in the second place if it came out dark.
-pub(crate) fn backdrop(
-    dice: &mut Dice,
-    size: Vec2,
-    pixels: (usize, usize),
-    texture: Texture,
-) -> (Canvas, bool) {
+/// Fills a canvas of `size` frame heights, `scale` pixels each; true in the second place if it came out dark.
+pub(crate) fn backdrop(dice: &mut Dice, size: Vec2, scale: f64, texture: Texture) -> (Canvas, bool) {
     let dark = dice.chance(0.5);
     let hue = dice.fraction();
-    let value = if dark { dice.range(0.22, 0.38) } else { dice.range(0.68, 0.84) };
-    let saturation = dice.range(0.08, 0.32);
+    let value = if dark { dice.range(0.34, 0.46) } else { dice.range(0.62, 0.75) };
+    let saturation = dice.range(0.08, 0.28);
     let one = from_hsv(hue, saturation, value * dice.range(0.86, 1.0));
     let two = from_hsv((hue + dice.range(0.0, 0.18)).fract(), saturation, value * dice.range(1.0, 1.14));
-    let mut canvas = Canvas::new(pixels.0, pixels.1, pixels.1 as f64 / size.y);
+    // A window between pixels needs the next ones too; nothing but their number may depend on the resolution.
+    let margin = match texture {
+        Texture::Calm => 0,
+        Texture::Rich => 2,
+    };
+    let pixels = |length: f64| ((length * scale - 1e-6).ceil() as usize).max(1) + margin;
+    let mut canvas = Canvas::new(pixels(size.x), pixels(size.y), scale);
     let down = dice.range(0.3, 0.9) as f32;
-    let (columns, rows) = (canvas.width() as f32, canvas.height() as f32);
+    let (columns, rows) = ((size.x * scale) as f32, (size.y * scale) as f32);
     for (y, row) in canvas.rows_mut().enumerate() {
         for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
             let share = down * (y as f32 / rows) + (1.0 - down) * (x as f32 / columns);

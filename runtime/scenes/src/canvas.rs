@@ -3,7 +3,7 @@
 use ndarray::Array3;
 
 use crate::Picture;
-use crate::look::{Colour, Form, Look, Marking};
+use crate::look::{Colour, Form, Look, Marking, mix};
 use crate::math::{Vec2, unit, vec2};
 
 /// A float picture under construction; positions are in frame heights from its top left corner.
@@ -29,14 +29,6 @@ impl Canvas {
         Canvas { width, height, scale: scale as f32, rgb: vec![0.0; width * height * 3] }
     }
 
-    pub(crate) fn width(&self) -> usize {
-        self.width
-    }
-
-    pub(crate) fn height(&self) -> usize {
-        self.height
-    }
-
     pub(crate) fn rows_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
         self.rgb.chunks_exact_mut(self.width * 3)
     }
@@ -54,9 +46,11 @@ impl Canvas {
         for y in y0..y0 + height {
             let (top, below) = (row(y), row(y + 1));
             let right = top[3..].iter().zip(&below[3..]);
-            rgb.extend(top.iter().zip(below).zip(right).map(|((a, c), (b, d))| {
-                a * weights[0] + b * weights[1] + c * weights[2] + d * weights[3]
-            }));
+            rgb.extend(
+                top.iter().zip(below).zip(right).map(|((a, c), (b, d))| {
+                    a * weights[0] + b * weights[1] + c * weights[2] + d * weights[3]
+                }),
+            );
         }
         Canvas { width, height, scale: self.scale, rgb }
     }
@@ -82,9 +76,7 @@ impl Canvas {
                 Marking::None => return 0.0,
                 Marking::Half => -y,
                 Marking::Stripe { half } => y.abs() - half,
-                Marking::Spot { x: centre, radius } => {
-                    ((x - centre) * (x - centre) + y * y).sqrt() - radius
-                }
+                Marking::Spot { x: centre, radius } => ((x - centre) * (x - centre) + y * y).sqrt() - radius,
             };
             (0.5 - distance / px).clamp(0.0, 1.0)
         };
@@ -92,9 +84,8 @@ impl Canvas {
             let coverage = (0.5 - distance / px).clamp(0.0, 1.0);
             if coverage > 0.0 {
                 let (share, light) = (second(x, y), shaded(x, y, distance));
-                for i in 0..3 {
-                    let colour = (look.colour[i] + (look.second[i] - look.colour[i]) * share) * light;
-                    pixel[i] += (colour - pixel[i]) * coverage;
+                for (value, colour) in pixel.iter_mut().zip(mix(look.colour, look.second, share)) {
+                    *value += (colour * light - *value) * coverage;
                 }
             }
         });
@@ -167,8 +158,8 @@ impl Canvas {
                 let dx = (x as f32 + 0.5) * px - centre.x as f32;
                 let bump = (rest - dx * dx * inverse).max(0.0);
                 let weight = bump * bump * bump;
-                for i in 0..3 {
-                    pixel[i] += amount[i] * weight;
+                for (value, amount) in pixel.iter_mut().zip(amount) {
+                    *value += amount * weight;
                 }
             }
         }

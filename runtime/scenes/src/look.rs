@@ -65,20 +65,20 @@ impl Form {
 
     /// An equilateral triangle with this outer circumradius.
     pub(crate) fn triangle(circumradius: f64) -> Form {
-        // Rounding by r moves the corner of a 60 degree wedge out by r, its sides by r too.
-        Form { core: Core::Triangle(circumradius - CORNER_ROUNDING), round: CORNER_ROUNDING }
+        let round = CORNER_ROUNDING.min(circumradius * 0.25);
+        Form { core: Core::Triangle(circumradius - round), round }
     }
 
     /// A random object, 12 to 25 % of a frame height `scale` across.
     pub(crate) fn random(dice: &mut Dice, scale: f64) -> Form {
         match dice.index(7) {
-            0..=2 => Form::disc(scale * dice.range(0.06, 0.115)),
+            0..=2 => Form::disc(scale * dice.range(0.075, 0.125)),
             3 => {
-                let half = scale * dice.range(0.058, 0.09);
+                let half = scale * dice.range(0.065, 0.092);
                 Form::rect(vec2(half, half))
             }
-            4 => Form::rect(vec2(dice.range(0.085, 0.12), dice.range(0.045, 0.06)) * scale),
-            _ => Form::triangle(scale * dice.range(0.085, 0.125)),
+            4 => Form::rect(vec2(dice.range(0.095, 0.125), dice.range(0.055, 0.07)) * scale),
+            _ => Form::triangle(scale * dice.range(0.1, 0.135)),
         }
     }
 
@@ -144,24 +144,14 @@ impl Form {
                 (ox * ox + oy * oy).sqrt() + dx.max(dy).min(0.0) - round
             }
             Core::Triangle(r) => {
-                // Fold into the sixth of the plane nearest to the middle of the base, y down.
-                let (cos, half, r) = (COS_30 as f32, 0.5, r as f32);
-                let mut x = x.abs();
-                let mut y = y;
-                // Mirror across the line through the right base corner and the centre.
-                let side = half * x - cos * y;
-                if side > 0.0 {
-                    x -= 2.0 * half * side;
-                    y += 2.0 * cos * side;
-                    x = x.abs();
+                // After Quilez, "2D distance functions", equilateral triangle; his y points up.
+                let (root, half) = (1.732_050_8_f32, (COS_30 * r) as f32);
+                let (mut x, mut y) = (x.abs() - half, -y + half / root);
+                if x + root * y > 0.0 {
+                    (x, y) = (0.5 * (x - root * y), 0.5 * (-root * x - y));
                 }
-                let along = (x - cos * r).max(0.0);
-                let above = y - half * r;
-                if along > 0.0 {
-                    (along * along + above * above).sqrt() - round
-                } else {
-                    above - round
-                }
+                x -= x.clamp(-2.0 * half, 0.0);
+                -(x * x + y * y).sqrt() * y.signum() - round
             }
         }
     }
@@ -203,8 +193,8 @@ impl Look {
     pub(crate) fn random(dice: &mut Dice, form: &Form, palette: &mut Palette) -> Look {
         let colour = palette.next(dice);
         let second = match dice.index(3) {
-            0 => mix(colour, [250.0, 245.0, 235.0], 0.62),
-            1 => mix(colour, [30.0, 32.0, 40.0], 0.5),
+            0 => mix(colour, [250.0, 245.0, 235.0], 0.36),
+            1 => mix(colour, [30.0, 32.0, 40.0], 0.28),
             _ => palette.other(dice),
         };
         let reach = form.reach() as f32;
@@ -245,8 +235,8 @@ impl Palette {
     }
 
     fn tone(&self, hue: f64, dice: &mut Dice) -> Colour {
-        let value = if self.bright { dice.range(0.72, 0.92) } else { dice.range(0.42, 0.68) };
-        from_hsv(hue, dice.range(0.5, 0.78), value)
+        let value = if self.bright { dice.range(0.6, 0.76) } else { dice.range(0.45, 0.62) };
+        from_hsv(hue, dice.range(0.3, 0.54), value)
     }
 }
 

@@ -80,15 +80,12 @@ pub(crate) fn unit(angle_rad: f64) -> Vec2 {
     let x = angle_rad - quarters * FRAC_PI_2;
     let xx = x * x;
     // Taylor series on [-pi/4, pi/4]: the first omitted terms are below 1e-12.
-    let sin = x
-        * (1.0
-            - xx / 6.0
-                * (1.0 - xx / 20.0 * (1.0 - xx / 42.0 * (1.0 - xx / 72.0 * (1.0 - xx / 110.0)))));
+    let sin =
+        x * (1.0 - xx / 6.0 * (1.0 - xx / 20.0 * (1.0 - xx / 42.0 * (1.0 - xx / 72.0 * (1.0 - xx / 110.0)))));
     let cos = 1.0
         - xx / 2.0
             * (1.0
-                - xx / 12.0
-                    * (1.0 - xx / 30.0 * (1.0 - xx / 56.0 * (1.0 - xx / 90.0 * (1.0 - xx / 132.0)))));
+                - xx / 12.0 * (1.0 - xx / 30.0 * (1.0 - xx / 56.0 * (1.0 - xx / 90.0 * (1.0 - xx / 132.0)))));
     match quarters.rem_euclid(4.0) as u8 {
         0 => vec2(cos, sin),
         1 => vec2(-sin, cos),

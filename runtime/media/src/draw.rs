@@ -1,0 +1,1 @@
+//! Lines, areas and words on a picture.

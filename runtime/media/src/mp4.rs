@@ -1,0 +1,1 @@
+//! Writes pictures as an H.264 film.

@@ -1,0 +1,1 @@
+//! Serves a film or a generated scene over RTSP on loopback.

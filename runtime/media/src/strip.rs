@@ -1,0 +1,1 @@
+//! Rows of pictures with labels, as one picture.

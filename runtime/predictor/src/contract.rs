@@ -1,0 +1,120 @@
+//! The interface of the four graphs, said once: the exporter builds to it and the predictor insists on it.
+
+use nextclip_core::Geometry;
+use nextclip_core::manifest::{CacheShape, Dtype, Graph, TensorSpec};
+
+use crate::error::Error;
+
+/// Name of the graph from RGB frames to latents.
+pub const ENCODE: &str = "encode";
+/// Name of the graph from a clean latent to its keys and values.
+pub const REMEMBER: &str = "remember";
+/// Name of the graph from noisy latents to latents one Euler step cleaner.
+pub const DENOISE: &str = "denoise";
+/// Name of the graph from latents to RGB frames.
+pub const DECODE: &str = "decode";
+
+/// Inputs and outputs of one graph, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphSpecs {
+    /// Inputs.
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs.
+    pub outputs: Vec<TensorSpec>,
+}
+
+impl GraphSpecs {
+    /// `frames` u8 (B, H, W, 3) -> `latents` f32 (B, c, h, w).
+    pub fn encode(geometry: &Geometry, cache: &CacheShape) -> Self {
+        Self {
+            inputs: vec![spec("frames", Dtype::U8, &[cache.batch, geometry.height, geometry.width, 3])],
+            outputs: vec![spec("latents", Dtype::F32, &with_batch(cache, latent(geometry)))],
+        }
+    }
+
+    /// `latents` f32 (B, c, h, w), the cache, `slot_positions` i64 (B, C) with -1 for an empty slot,
+    /// `position` i64 (B), the frame's own -> `new_keys`, `new_values` f32 (layers, B, n_kv, L, d_head).
+    pub fn remember(geometry: &Geometry, cache: &CacheShape) -> Self {
+        let mut inputs = vec![spec("latents", Dtype::F32, &with_batch(cache, latent(geometry)))];
+        inputs.extend(history(geometry, cache));
+        let block = [cache.layers, cache.batch, cache.kv_heads, geometry.block_tokens(), cache.head_dim];
+        let outputs = ["new_keys", "new_values"].map(|name| spec(name, Dtype::F32, &block));
+        Self { inputs, outputs: outputs.into() }
+    }
+
+    /// `z` f32 (B, N, c, h, w), `t` f32 (1), `t_next` f32 (1), the cache, `slot_positions` i64 (B, C),
+    /// `position` i64 (B), the clip's first, and `guidance` f32 (1) where the graph has both branches
+    /// -> `z_next` f32 (B, N, c, h, w).
+    pub fn denoise(geometry: &Geometry, cache: &CacheShape, guided: bool) -> Self {
+        let clip = with_batch(cache, clip(geometry));
+        let mut inputs =
+            vec![spec("z", Dtype::F32, &clip), spec("t", Dtype::F32, &[1]), spec("t_next", Dtype::F32, &[1])];
+        inputs.extend(history(geometry, cache));
+        inputs.extend(guided.then(|| spec("guidance", Dtype::F32, &[1])));
+        Self { inputs, outputs: vec![spec("z_next", Dtype::F32, &clip)] }
+    }
+
+    /// `latents` f32 (B, N, c, h, w) -> `frames` u8 (B, N, H, W, 3).
+    pub fn decode(geometry: &Geometry, cache: &CacheShape) -> Self {
+        let frames = [cache.batch, geometry.clip, geometry.height, geometry.width, 3];
+        Self {
+            inputs: vec![spec("latents", Dtype::F32, &with_batch(cache, clip(geometry)))],
+            outputs: vec![spec("frames", Dtype::U8, &frames)],
+        }
+    }
+
+    /// Refuses a manifest's graph that has another interface than this one.
+    pub(crate) fn check(&self, name: &'static str, graph: &Graph) -> Result<(), Error> {
+        let sides = [("input", &self.inputs, &graph.inputs), ("output", &self.outputs, &graph.outputs)];
+        for (side, needed, found) in sides {
+            if let Some((tensor, needed, found)) = first_difference(needed, found) {
+                return Err(Error::Contract { graph: name, side, name: tensor, found, needed });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first tensor that two lists, compared by name, do not agree on: its name, what the first list
+/// says, what the second says.
+pub(crate) fn first_difference(
+    first: &[TensorSpec],
+    second: &[TensorSpec],
+) -> Option<(String, String, String)> {
+    let describe = |list: &[TensorSpec], name: &str| {
+        let found = list.iter().find(|spec| spec.name == name);
+        found.map_or_else(|| "nothing".into(), |spec| format!("{}{:?}", spec.dtype, spec.shape))
+    };
+    first
+        .iter()
+        .chain(second)
+        .map(|spec| (spec.name.clone(), describe(first, &spec.name), describe(second, &spec.name)))
+        .find(|(_, first, second)| first != second)
+}
+
+fn history(geometry: &Geometry, cache: &CacheShape) -> [TensorSpec; 4] {
+    let tokens = geometry.history * geometry.block_tokens();
+    let held = [cache.layers, cache.batch, cache.kv_heads, tokens, cache.head_dim];
+    [
+        spec("keys", Dtype::F32, &held),
+        spec("values", Dtype::F32, &held),
+        spec("slot_positions", Dtype::I64, &[cache.batch, geometry.history]),
+        spec("position", Dtype::I64, &[cache.batch]),
+    ]
+}
+
+fn latent(geometry: &Geometry) -> Vec<usize> {
+    vec![geometry.latent_channels, geometry.latent_height(), geometry.latent_width()]
+}
+
+fn clip(geometry: &Geometry) -> Vec<usize> {
+    [vec![geometry.clip], latent(geometry)].concat()
+}
+
+fn with_batch(cache: &CacheShape, shape: Vec<usize>) -> Vec<usize> {
+    [vec![cache.batch], shape].concat()
+}
+
+fn spec(name: &str, dtype: Dtype, shape: &[usize]) -> TensorSpec {
+    TensorSpec { name: name.into(), dtype, shape: shape.into() }
+}

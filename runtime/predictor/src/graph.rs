@@ -1,0 +1,162 @@
+//! One graph in one ONNX Runtime session, checked against its description by name.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use ndarray::ArrayViewD;
+use nextclip_core::manifest::{Dtype, Graph, TensorSpec};
+use ort::session::{Session, SessionInputValue};
+use ort::session::builder::{BuilderResult, GraphOptimizationLevel, SessionBuilder};
+use ort::value::{Outlet, PrimitiveTensorElementType, TensorElementType, TensorRef};
+
+use crate::contract::first_difference;
+use crate::error::Error;
+use crate::library;
+
+/// What executes a graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Provider {
+    /// ONNX Runtime's own kernels on the CPU.
+    #[default]
+    Cpu,
+}
+
+impl Provider {
+    /// The provider's name, for logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU",
+        }
+    }
+
+    /// The CPU provider is always registered by ONNX Runtime; any other registers itself here, and fails
+    /// where it cannot run instead of leaving the work to the CPU.
+    fn register(self, builder: SessionBuilder) -> BuilderResult {
+        match self {
+            Self::Cpu => Ok(builder),
+        }
+    }
+}
+
+/// A tensor that a graph reads, borrowed from the caller; it must be contiguous.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// 8-bit samples.
+    U8(ArrayViewD<'a, u8>),
+    /// Positions.
+    I64(ArrayViewD<'a, i64>),
+    /// Everything else.
+    F32(ArrayViewD<'a, f32>),
+}
+
+impl Input<'_> {
+    fn value(&self) -> ort::Result<SessionInputValue<'_>> {
+        Ok(match self {
+            Self::U8(array) => TensorRef::from_array_view(array.view())?.into(),
+            Self::I64(array) => TensorRef::from_array_view(array.view())?.into(),
+            Self::F32(array) => TensorRef::from_array_view(array.view())?.into(),
+        })
+    }
+}
+
+/// A loaded graph.
+#[derive(Debug)]
+pub struct GraphSession {
+    name: &'static str,
+    session: Session,
+}
+
+impl GraphSession {
+    /// Loads the graph called `name` from its bundle's folder and compares its inputs and outputs with
+    /// their description. `threads` bounds the threads of one operator; `None` takes every core.
+    pub fn open(
+        name: &'static str,
+        bundle: &Path,
+        graph: &Graph,
+        provider: Provider,
+        threads: Option<usize>,
+    ) -> Result<Self, Error> {
+        let environment = library::environment()?;
+        let path = bundle.join(&graph.path);
+        let fault = |source| Error::Load { graph: name, path: path.clone(), source };
+        let session = Session::builder(&environment)
+            .and_then(|builder| Ok(options(builder, threads)?))
+            .and_then(|builder| Ok(provider.register(builder)?))
+            .and_then(|mut builder| builder.commit_from_file(&path))
+            .map_err(fault)?;
+        for (side, outlets, expected) in
+            [("input", session.inputs(), &graph.inputs), ("output", session.outputs(), &graph.outputs)]
+        {
+            let found: Vec<TensorSpec> = outlets.iter().map(described).collect::<Result<_, _>>().map_err(
+                |(tensor, found)| Error::Mismatch {
+                    graph: name,
+                    side,
+                    expected: expected
+                        .iter()
+                        .find(|spec| spec.name == tensor)
+                        .map_or_else(|| "nothing".into(), |spec| format!("{}{:?}", spec.dtype, spec.shape)),
+                    name: tensor,
+                    found,
+                },
+            )?;
+            if let Some((tensor, found, expected)) = first_difference(&found, expected) {
+                return Err(Error::Mismatch { graph: name, side, name: tensor, found, expected });
+            }
+        }
+        Ok(Self { name, session })
+    }
+
+    /// Runs the graph and hands its outputs, in the order of `outputs`, to `read`. They are borrowed
+    /// from ONNX Runtime: nothing is copied but what `read` copies.
+    pub fn run<T: PrimitiveTensorElementType, R, const N: usize>(
+        &mut self,
+        inputs: &[(&str, Input<'_>)],
+        outputs: [&str; N],
+        read: impl FnOnce([ArrayViewD<'_, T>; N]) -> ort::Result<R>,
+    ) -> Result<R, Error> {
+        let session = &mut self.session;
+        let run = || {
+            let values = inputs
+                .iter()
+                .map(|(name, input)| Ok((Cow::Borrowed(*name), input.value()?)))
+                .collect::<ort::Result<Vec<_>>>()?;
+            let produced = session.run(values)?;
+            let views = outputs
+                .iter()
+                .map(|name| {
+                    let missing = || ort::Error::new(format!("it has no output {name:?}"));
+                    produced.get(name).ok_or_else(missing)?.try_extract_array::<T>()
+                })
+                .collect::<ort::Result<Vec<_>>>()?;
+            let views = <[_; N]>::try_from(views).map_err(|_| ort::Error::new("outputs were lost"))?;
+            read(views)
+        };
+        run().map_err(|source| Error::Run { graph: self.name, source })
+    }
+}
+
+fn options(builder: SessionBuilder, threads: Option<usize>) -> BuilderResult {
+    let builder = builder
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        // Between two frames there is nothing to wait for: idle threads must not burn a board's power.
+        .with_config_entry("session.force_spinning_stop", "1")?;
+    match threads {
+        Some(threads) => builder.with_intra_threads(threads),
+        None => Ok(builder),
+    }
+}
+
+/// A session's input or output as a manifest would write it, or its name and what it is instead.
+fn described(outlet: &Outlet) -> Result<TensorSpec, (String, String)> {
+    let other = || (outlet.name().to_owned(), outlet.dtype().to_string());
+    let dtype = match outlet.dtype().tensor_type().ok_or_else(other)? {
+        TensorElementType::Uint8 => Dtype::U8,
+        TensorElementType::Int64 => Dtype::I64,
+        TensorElementType::Float32 => Dtype::F32,
+        TensorElementType::Float16 => Dtype::F16,
+        _ => return Err(other()),
+    };
+    let shape = outlet.dtype().tensor_shape().ok_or_else(other)?;
+    let shape = shape.iter().map(|&size| usize::try_from(size)).collect::<Result<_, _>>().map_err(|_| other())?;
+    Ok(TensorSpec { name: outlet.name().into(), dtype, shape })
+}

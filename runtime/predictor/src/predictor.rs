@@ -1,0 +1,213 @@
+//! From frames to predicted clips: the four graphs, the cache between them and the sampling loop.
+
+use std::path::Path;
+
+use log::info;
+use ndarray::{Array3, Array5, ArrayView, ArrayView1, ArrayView3, ArrayViewD, Axis, Dimension, Ix3, Ix4};
+use nextclip_core::sampler::{TimeGrid, noise};
+use nextclip_core::{History, Latents, Manifest, Picture};
+
+use crate::bundle;
+use crate::cache::Cache;
+use crate::contract::{DECODE, DENOISE, ENCODE, REMEMBER};
+use crate::error::Error;
+use crate::graph::{GraphSession, Input, Provider};
+
+/// How to run a bundle; `None` takes what the bundle's manifest says, or every core.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// Threads of one operator.
+    pub threads: Option<usize>,
+    /// K: denoising steps of [`Predictor::sample`].
+    pub steps: Option<usize>,
+    /// g: guidance scale. Other than 1 needs a bundle that was exported with guidance.
+    pub guidance: Option<f32>,
+}
+
+/// A bundle at work for one camera.
+#[derive(Debug)]
+pub struct Predictor {
+    manifest: Manifest,
+    provider: Provider,
+    grid: TimeGrid,
+    /// Scale for the denoise graph, where it has both branches.
+    guidance: Option<f32>,
+    cache: Cache,
+    /// The newest frame's keys and values, each (layers, B, n_kv, L, d_head), on their way to the cache.
+    fresh: [Array5<f32>; 2],
+    encode: Option<GraphSession>,
+    remember: GraphSession,
+    denoise: GraphSession,
+    decode: Option<GraphSession>,
+}
+
+impl Predictor {
+    /// Opens a bundle: verifies every file's digest, loads the graphs, compares them with the manifest.
+    /// Loads ONNX Runtime first if [`crate::init_onnx_runtime`] was not called.
+    pub fn open(bundle_dir: &Path, settings: &Settings) -> Result<Self, Error> {
+        let manifest = bundle::open(bundle_dir)?;
+        let sampler = &manifest.sampler;
+        let grid = TimeGrid::new(settings.steps.unwrap_or(sampler.steps), sampler.time_shift)?;
+        let guidance = guidance(sampler.guidance, settings.guidance)?;
+        let provider = Provider::Cpu;
+        let open = |name, graph| GraphSession::open(name, bundle_dir, graph, provider, settings.threads);
+        let graphs = &manifest.graphs;
+        let predictor = Self {
+            encode: graphs.encode.as_ref().map(|graph| open(ENCODE, graph)).transpose()?,
+            remember: open(REMEMBER, &graphs.remember)?,
+            denoise: open(DENOISE, &graphs.denoise)?,
+            decode: graphs.decode.as_ref().map(|graph| open(DECODE, graph)).transpose()?,
+            cache: Cache::new(&manifest.geometry, &manifest.cache),
+            fresh: [(); 2].map(|()| Cache::block(&manifest.geometry, &manifest.cache)),
+            provider,
+            grid,
+            guidance,
+            manifest,
+        };
+        info!(
+            "{} ({}, {}) on {}",
+            predictor.manifest.source.name,
+            predictor.manifest.precision,
+            predictor.manifest.target,
+            predictor.provider()
+        );
+        Ok(predictor)
+    }
+
+    /// What the bundle says of itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Which frames are remembered.
+    pub fn history(&self) -> &History {
+        self.cache.history()
+    }
+
+    /// K: denoising steps of [`Self::sample`].
+    pub fn steps(&self) -> usize {
+        self.grid.steps().count()
+    }
+
+    /// The execution provider that runs the graphs, such as "CPU".
+    pub fn provider(&self) -> &str {
+        self.provider.name()
+    }
+
+    /// The latent (c, h, w) of a frame of the bundle's size.
+    pub fn encode(&mut self, frame: &Picture) -> Result<Array3<f32>, Error> {
+        let geometry = &self.manifest.geometry;
+        check("frame", frame.shape(), &[geometry.height, geometry.width, 3])?;
+        let graph = self.encode.as_mut().ok_or(Error::NoVae(ENCODE))?;
+        let frame = frame.as_standard_layout();
+        let inputs = [("frames", Input::U8(frame.view().insert_axis(Axis(0)).into_dyn()))];
+        graph.run(&inputs, ["latents"], |[latents]| Ok(first::<_, Ix3>(latents)?.to_owned()))
+    }
+
+    /// Adds a frame, as its clean latent (c, h, w), to what predictions are made from. The oldest
+    /// frame leaves where the window is full.
+    pub fn remember(&mut self, latent: ArrayView3<'_, f32>) -> Result<(), Error> {
+        let geometry = &self.manifest.geometry;
+        let expected = [geometry.latent_channels, geometry.latent_height(), geometry.latent_width()];
+        check("latent", latent.shape(), &expected)?;
+        let latent = latent.as_standard_layout();
+        let [keys, values, slots, position] = self.cache.before_next();
+        let latents = ("latents", Input::F32(latent.view().insert_axis(Axis(0)).into_dyn()));
+        let inputs = [latents, keys, values, slots, position];
+        let fresh = &mut self.fresh;
+        self.remember.run(&inputs, ["new_keys", "new_values"], |produced| {
+            fresh.iter_mut().zip(&produced).for_each(|(fresh, produced)| fresh.assign(produced));
+            Ok(())
+        })?;
+        self.cache.push(&self.fresh);
+        Ok(())
+    }
+
+    /// Encodes and remembers a frame; returns its latent (c, h, w).
+    pub fn see(&mut self, frame: &Picture) -> Result<Array3<f32>, Error> {
+        let latent = self.encode(frame)?;
+        self.remember(latent.view())?;
+        Ok(latent)
+    }
+
+    /// Forgets every frame, as after a gap in the stream.
+    pub fn forget(&mut self) {
+        self.cache.clear();
+    }
+
+    /// One Euler step from `t` to `t_next` for a clip (N, c, h, w) that follows the remembered frames.
+    /// With `t_next` = 1 the result is the estimate of the clean clip.
+    pub fn denoise(&mut self, z: &Latents, t: f32, t_next: f32) -> Result<Latents, Error> {
+        self.check_clip(z)?;
+        let z = z.as_standard_layout();
+        let (t, t_next) = ([t], [t_next]);
+        let guidance = self.guidance.map(|scale| [scale]);
+        let scalar = |value| Input::F32(ArrayView1::from(value).into_dyn());
+        let mut inputs = vec![
+            ("z", Input::F32(z.view().insert_axis(Axis(0)).into_dyn())),
+            ("t", scalar(&t)),
+            ("t_next", scalar(&t_next)),
+        ];
+        inputs.extend(self.cache.now());
+        inputs.extend(guidance.as_ref().map(|scale| ("guidance", scalar(scale))));
+        self.denoise.run(&inputs, ["z_next"], |[z_next]| Ok(first::<_, Ix4>(z_next)?.to_owned()))
+    }
+
+    /// Denoises a clip (N, c, h, w) from noise to clean, in [`Self::steps`] steps.
+    pub fn sample(&mut self, noise: Latents) -> Result<Latents, Error> {
+        let steps: Vec<_> = self.grid.steps().collect();
+        steps.into_iter().try_fold(noise, |z, (t, t_next)| self.denoise(&z, t, t_next))
+    }
+
+    /// Predicts the clip (N, c, h, w) that follows the remembered frames. The same seed and stream give
+    /// the same clip; `stream` is the prediction's number.
+    pub fn predict(&mut self, seed: u64, stream: u64) -> Result<Latents, Error> {
+        let shape = self.clip_shape();
+        let noise = noise(seed, stream, shape.iter().product());
+        let found = [noise.len()];
+        let noise = Latents::from_shape_vec(shape, noise)
+            .map_err(|_| Error::Shape { what: "noise", found: found.into(), expected: shape.into() })?;
+        self.sample(noise)
+    }
+
+    /// The pictures of a clip (N, c, h, w).
+    pub fn decode(&mut self, latents: &Latents) -> Result<Vec<Picture>, Error> {
+        self.check_clip(latents)?;
+        let graph = self.decode.as_mut().ok_or(Error::NoVae(DECODE))?;
+        let latents = latents.as_standard_layout();
+        let inputs = [("latents", Input::F32(latents.view().insert_axis(Axis(0)).into_dyn()))];
+        graph.run(&inputs, ["frames"], |[frames]| {
+            Ok(first::<_, Ix4>(frames)?.outer_iter().map(|frame| frame.to_owned()).collect())
+        })
+    }
+
+    fn clip_shape(&self) -> [usize; 4] {
+        let geometry = &self.manifest.geometry;
+        [geometry.clip, geometry.latent_channels, geometry.latent_height(), geometry.latent_width()]
+    }
+
+    fn check_clip(&self, clip: &Latents) -> Result<(), Error> {
+        check("clip", clip.shape(), &self.clip_shape())
+    }
+}
+
+/// The scale to hand to the denoise graph, if it takes one.
+fn guidance(exported: f32, asked: Option<f32>) -> Result<Option<f32>, Error> {
+    match (exported != 1.0, asked) {
+        (true, asked) => Ok(Some(asked.unwrap_or(exported))),
+        (false, None | Some(1.0)) => Ok(None),
+        (false, Some(asked)) => Err(Error::Unguided { asked }),
+    }
+}
+
+fn check(what: &'static str, found: &[usize], expected: &[usize]) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Shape { what, found: found.into(), expected: expected.into() })
+}
+
+/// The one camera's part of an output.
+fn first<T, D: Dimension>(batch: ArrayViewD<'_, T>) -> ort::Result<ArrayView<'_, T, D>> {
+    batch.index_axis_move(Axis(0), 0).into_dimensionality().map_err(ort::Error::wrap)
+}

@@ -1,0 +1,173 @@
+//! What every scene promises: repeatable pixels, disjoint splits, closed rooms, kept energy and motion.
+
+use crate::cast::Stage;
+use crate::{Kind, Picture, Scene, Split, clip};
+
+const INTERVAL_S: f64 = 0.2;
+
+fn mean_difference(a: &Picture, b: &Picture) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a.abs_diff(b))).sum::<f64>() / a.len() as f64
+}
+
+#[test]
+fn the_same_seed_gives_the_same_pixels() {
+    for seed in 0..12 {
+        let one = clip(Split::Train, seed, 48, 40, 6, INTERVAL_S);
+        assert_eq!(one, clip(Split::Train, seed, 48, 40, 6, INTERVAL_S), "seed {seed}");
+        assert_eq!(one[0].dim(), (40, 48, 3));
+    }
+}
+
+#[test]
+fn how_time_is_split_into_calls_does_not_matter() {
+    for kind in Kind::ALL {
+        let at_once = {
+            let mut scene = Scene::of_kind(kind, Split::Train, 3, 48, 48);
+            scene.advance(3.0);
+            scene.render()
+        };
+        for calls in [15, 37, 90, 3001] {
+            let mut scene = Scene::of_kind(kind, Split::Train, 3, 48, 48);
+            for _ in 0..calls {
+                scene.advance(3.0 / f64::from(calls));
+            }
+            assert_eq!(scene.render(), at_once, "{kind:?} in {calls} calls");
+        }
+    }
+}
+
+#[test]
+fn training_and_held_out_clips_differ() {
+    for seed in 0..200 {
+        let picture = |split| Scene::new(split, seed, 24, 24).render();
+        assert_ne!(picture(Split::Train), picture(Split::HeldOut), "seed {seed}");
+    }
+    let first = |split, seed| Scene::new(split, seed, 16, 16).render();
+    let held_out: Vec<_> = (0..60).map(|seed| first(Split::HeldOut, seed)).collect();
+    for seed in 0..60 {
+        assert!(!held_out.contains(&first(Split::Train, seed)), "training seed {seed} is held out too");
+    }
+}
+
+#[test]
+fn seeds_reach_every_kind() {
+    for split in [Split::Train, Split::HeldOut] {
+        let kinds: Vec<_> = (0..60).map(|seed| crate::kind_of(split, seed)).collect();
+        for kind in Kind::ALL {
+            assert!(kinds.contains(&kind), "{split:?} {kind:?}");
+        }
+    }
+}
+
+#[test]
+fn objects_stay_in_closed_rooms_for_a_minute() {
+    for kind in [Kind::Bounce, Kind::Gravity, Kind::Billiard, Kind::Pendulum, Kind::Occlusion] {
+        for seed in 0..6 {
+            let mut scene = Scene::of_kind(kind, Split::Train, seed, 64, 48);
+            let aspect = 64.0 / 48.0;
+            for _ in 0..600 {
+                scene.advance(0.1);
+                for (at, reach) in scene.stage.extents() {
+                    let reach = reach - 1e-9;
+                    let inside = at.x > reach && at.x < aspect - reach && at.y > reach && at.y < 1.0 - reach;
+                    assert!(inside, "{kind:?} seed {seed}: {at:?} with reach {reach}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn elastic_rooms_and_pendulums_keep_their_energy() {
+    for kind in [Kind::Billiard, Kind::Bounce, Kind::Pendulum] {
+        for seed in 0..8 {
+            let mut scene = Scene::of_kind(kind, Split::Train, seed, 32, 32);
+            let energy = |scene: &Scene| match &scene.stage {
+                Stage::Arena(arena) => arena.bodies.iter().map(|body| body.energy()).sum::<f64>(),
+                Stage::Swing(pendulums) => pendulums.iter().map(|pendulum| pendulum.energy()).sum(),
+                Stage::Belt(_) => 0.0,
+            };
+            let before = energy(&scene);
+            scene.advance(60.0);
+            let ratio = energy(&scene) / before;
+            assert!((ratio - 1.0).abs() < 0.01, "{kind:?} seed {seed}: energy times {ratio}");
+        }
+    }
+}
+
+/// In levels of 255 over the whole picture, 200 ms apart; the mean over a clip of four seconds.
+const LEAST_MOTION: f64 = 0.5;
+
+#[test]
+fn every_kind_moves_from_the_first_picture() {
+    for kind in Kind::ALL {
+        for seed in 0..20 {
+            let mut scene = Scene::of_kind(kind, Split::HeldOut, seed, 64, 64);
+            let mut last = scene.render();
+            let mut steps = Vec::new();
+            for _ in 0..20 {
+                scene.advance(INTERVAL_S);
+                let picture = scene.render();
+                steps.push(mean_difference(&last, &picture));
+                last = picture;
+            }
+            let mean = steps.iter().sum::<f64>() / steps.len() as f64;
+            assert!(mean > LEAST_MOTION, "{kind:?} seed {seed}: {mean:.3}");
+            for (when, part) in [("starts", &steps[..4]), ("ends", &steps[16..])] {
+                let motion = part.iter().sum::<f64>() / 4.0;
+                assert!(motion > 0.2 * LEAST_MOTION, "{kind:?} seed {seed} {when} with {motion:.3}");
+            }
+        }
+    }
+}
+
+#[test]
+fn endless_scenes_move_after_five_minutes() {
+    let mut seen = Vec::new();
+    for seed in 0..30 {
+        let mut scene = Scene::endless(seed, 48, 48);
+        let often_enough = seen.iter().filter(|&&kind| kind == scene.kind()).count() >= 2;
+        if often_enough {
+            continue;
+        }
+        seen.push(scene.kind());
+        scene.advance(300.0);
+        let mut last = scene.render();
+        let mut motion = 0.0;
+        for _ in 0..20 {
+            scene.advance(INTERVAL_S);
+            let picture = scene.render();
+            motion += mean_difference(&last, &picture) / 20.0;
+            last = picture;
+        }
+        assert!(motion > LEAST_MOTION, "{:?} seed {seed}: {motion:.3}", scene.kind());
+    }
+    assert!(Kind::ALL.iter().all(|kind| seen.contains(kind)), "{seen:?}");
+}
+
+#[test]
+fn odd_sizes_and_times_are_survived() {
+    for (width, height) in [(1, 1), (0, 0), (7, 90), (200, 9), (33, 17)] {
+        for kind in Kind::ALL {
+            let mut scene = Scene::of_kind(kind, Split::Train, 5, width, height);
+            scene.advance(f64::NAN);
+            scene.advance(-1.0);
+            scene.advance(1.0);
+            assert_eq!(scene.render().dim(), (height.max(1), width.max(1), 3));
+        }
+    }
+}
+
+#[test]
+fn a_scene_looks_the_same_at_any_resolution() {
+    for kind in Kind::ALL {
+        let small = Scene::of_kind(kind, Split::Train, 11, 64, 64).render();
+        let large = Scene::of_kind(kind, Split::Train, 11, 128, 128).render();
+        let halved = Picture::from_shape_fn((64, 64, 3), |(y, x, c)| {
+            let at = |dy, dx| u32::from(large[[2 * y + dy, 2 * x + dx, c]]);
+            ((at(0, 0) + at(0, 1) + at(1, 0) + at(1, 1) + 2) / 4) as u8
+        });
+        let difference = mean_difference(&small, &halved);
+        assert!(difference < 1.5, "{kind:?}: {difference:.2}");
+    }
+}

@@ -1,0 +1,236 @@
+//! The command line: what can be trained, and with which settings.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nextclip_core::Geometry;
+use nextclip_core::checkpoint::Trained;
+use nextclip_train::footage::Origin;
+use nextclip_train::optim::{Rule, Schedule, Settings};
+use nextclip_train::{checkpoint, params, train_predictor, train_vae};
+use tch::{Device, Kind};
+
+/// Trains checkpoints for nextclip: first the autoencoder, then the predictor on its latents.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "\
+Example, the shipped model (about two hours on two cores with AVX512-BF16):
+  nextclip-train vae       --run runs/base
+  nextclip-train predictor --run runs/base --checkpoint models/base --name base
+Both go on where they stopped when they are started again with the same --run.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train the autoencoder (frames to latents and back) into RUN/vae.
+    Vae(VaeArgs),
+    /// Train the predictor on RUN/vae's latents and write the whole checkpoint.
+    Predictor(PredictorArgs),
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Folder of the run: its state, loss table and curve; a run found there goes on.
+    #[arg(long)]
+    run: PathBuf,
+    /// What to learn from: "scenes" (generated), a video file or a folder of videos. May be repeated.
+    #[arg(long, default_value = "scenes")]
+    source: Vec<Origin>,
+    /// Frame size, HEIGHTxWIDTH, multiples of 16.
+    #[arg(long, default_value = "128x128", value_parser = parse_size)]
+    size: (usize, usize),
+    /// Frames remembered.
+    #[arg(long, default_value_t = 7)]
+    history: usize,
+    /// Frames predicted at once.
+    #[arg(long, default_value_t = 5)]
+    clip: usize,
+    /// Time between frames, in milliseconds.
+    #[arg(long, default_value_t = 200)]
+    interval_ms: u32,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Arithmetic of a step; "auto" takes bf16 where the processor multiplies it, else fp32.
+    #[arg(long, value_enum, default_value = "auto")]
+    precision: Precision,
+    /// Threads of the matrix products.
+    #[arg(long)]
+    threads: Option<i32>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Precision {
+    Auto,
+    Bf16,
+    Fp32,
+}
+
+#[derive(Debug, Args)]
+struct VaeArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Optimiser steps.
+    #[arg(long, default_value_t = 8000)]
+    steps: u64,
+    /// Crops a step.
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+    /// Side of a crop, in pixels, a multiple of 8.
+    #[arg(long, default_value_t = 64)]
+    crop: usize,
+    /// Learning rate at its height.
+    #[arg(long, default_value_t = 2e-3)]
+    lr: f64,
+    /// Pictures held in memory, of each source.
+    #[arg(long, default_value_t = 6000)]
+    pool: usize,
+}
+
+#[derive(Debug, Args)]
+struct PredictorArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Where to write the checkpoint.
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// Name of the model.
+    #[arg(long, default_value = "base")]
+    name: String,
+    /// Optimiser steps. A finished run goes on when this is raised.
+    #[arg(long, default_value_t = 12_000)]
+    steps: u64,
+    /// Steps at the end over which the learning rate falls to zero.
+    #[arg(long, default_value_t = 4000)]
+    decay_steps: u64,
+    /// Windows a step.
+    #[arg(long, default_value_t = 2)]
+    batch: usize,
+    /// Learning rate at its height.
+    #[arg(long, default_value_t = 1e-3)]
+    lr: f64,
+    /// Rule of the layers' weight matrices.
+    #[arg(long, value_enum, default_value = "muon")]
+    optimiser: Rule,
+    /// Muon's learning rate, relative to --lr.
+    #[arg(long, default_value_t = 10.0)]
+    muon_ratio: f64,
+    /// Clips held in memory as latents, of each source.
+    #[arg(long, default_value_t = 4000)]
+    pool: usize,
+    /// Share of clips trained at t = 0, where a one-step sampler stands.
+    #[arg(long, default_value_t = 0.4)]
+    pure_noise: f64,
+}
+
+impl Cli {
+    pub(crate) fn run(self) -> Result<()> {
+        match self.command {
+            Command::Vae(args) => args.run(),
+            Command::Predictor(args) => args.run(),
+        }
+    }
+}
+
+impl Common {
+    /// Geometry, arithmetic and device, after the global settings are made.
+    fn resolve(&self) -> Result<(Geometry, Kind, Device)> {
+        let (height, width) = self.size;
+        let config = nextclip_train::vae::small_config();
+        let geometry = Geometry {
+            height,
+            width,
+            vae_scale: config.scale(),
+            latent_channels: config.latent_channels,
+            patch: 2,
+            history: self.history,
+            clip: self.clip,
+            frame_interval_ms: self.interval_ms,
+        };
+        geometry.validate()?;
+        let device = Device::cuda_if_available();
+        let kind = match self.precision {
+            Precision::Auto => params::fastest_kind(device),
+            Precision::Bf16 => Kind::BFloat16,
+            Precision::Fp32 => Kind::Float,
+        };
+        if let Some(threads) = self.threads {
+            tch::set_num_threads(threads);
+        }
+        Ok((geometry, kind, device))
+    }
+}
+
+impl VaeArgs {
+    fn run(self) -> Result<()> {
+        let (geometry, compute, device) = self.common.resolve()?;
+        anyhow::ensure!(self.crop > 0 && self.crop % 8 == 0, "--crop {} is not a multiple of 8", self.crop);
+        let plan = train_vae::Plan {
+            dir: self.common.run.clone(),
+            origins: self.common.source,
+            geometry,
+            steps: self.steps,
+            batch: self.batch,
+            crop: self.crop,
+            lr: self.lr,
+            seed: self.common.seed,
+            pool: self.pool,
+            compute,
+            device,
+        };
+        let (config, params) = train_vae::train(&plan)?;
+        checkpoint::save_vae(&self.common.run, &config, &params, Kind::Float)?;
+        println!("wrote {}; next: nextclip-train predictor --run {0}", self.common.run.display());
+        Ok(())
+    }
+}
+
+impl PredictorArgs {
+    fn run(self) -> Result<()> {
+        let (geometry, compute, device) = self.common.resolve()?;
+        anyhow::ensure!((0.0..=1.0).contains(&self.pure_noise), "--pure-noise {} is not in 0..1", self.pure_noise);
+        let (vae_config, vae) = checkpoint::load_vae(&self.common.run, compute, device)
+            .context("the predictor learns on latents: run `nextclip-train vae` first")?;
+        let plan = train_predictor::Plan {
+            dir: self.common.run.clone(),
+            origins: self.common.source,
+            geometry,
+            steps: self.steps,
+            batch: self.batch,
+            schedule: Schedule { peak: self.lr, warm_up: 100, decay: self.decay_steps, steps: self.steps },
+            optimiser: Settings {
+                rule: self.optimiser,
+                betas: (0.9, 0.95),
+                eps: 1e-8,
+                weight_decay: 0.05,
+                clip_norm: 1.0,
+                average: 0.999,
+                muon_ratio: self.muon_ratio,
+            },
+            seed: self.common.seed,
+            pool: self.pool,
+            pure_noise: self.pure_noise,
+            compute,
+            device,
+        };
+        let (config, params) = train_predictor::train(&plan, &vae_config, &vae)?;
+        let trained = Trained { geometry, name: self.name, steps: self.steps };
+        checkpoint::save_transformer(&self.checkpoint, &config, trained, &params, Kind::Half)?;
+        checkpoint::save_vae(&self.checkpoint, &vae_config, &vae, Kind::Half)?;
+        println!(
+            "wrote {0}; next: nextclip-export export {0} --out target/bundles/{1}",
+            self.checkpoint.display(),
+            self.checkpoint.file_name().unwrap_or_default().to_string_lossy()
+        );
+        Ok(())
+    }
+}
+
+/// "128x160" to (height, width).
+fn parse_size(text: &str) -> Result<(usize, usize), String> {
+    let sides = text.split_once('x').and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
+    sides.ok_or_else(|| format!("{text:?} is not HEIGHTxWIDTH, as in 128x160"))
+}

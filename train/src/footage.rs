@@ -1,0 +1,137 @@
+//! What a model learns from: generated scenes and video files, as clips of evenly paced pictures.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, ensure};
+use nextclip_core::{Geometry, Pace, Pacer, Picture};
+use nextclip_media::Fit;
+use nextclip_scenes::Split;
+use tch::{Kind, Tensor};
+
+/// Where clips come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Generated scenes, without end.
+    Scenes,
+    /// A video file, or a folder of them.
+    Video(PathBuf),
+}
+
+impl FromStr for Origin {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(if text == "scenes" { Self::Scenes } else { Self::Video(text.into()) })
+    }
+}
+
+/// Clips of a fixed length. Clip `index` is always the same pictures.
+#[derive(Debug)]
+pub struct Footage {
+    geometry: Geometry,
+    frames: usize,
+    split: Split,
+    /// Unbroken stretches of video at the model's pace; empty for scenes.
+    stretches: Vec<Vec<Picture>>,
+}
+
+impl Footage {
+    /// Opens `origin` for clips of `frames` pictures. Videos are read into memory at the model's size and
+    /// pace; of each, the last tenth is `HeldOut` and the rest `Train`.
+    pub fn open(origin: &Origin, geometry: &Geometry, frames: usize, split: Split) -> Result<Self> {
+        let mut stretches = Vec::new();
+        if let Origin::Video(path) = origin {
+            for file in video_files(path)? {
+                for stretch in read_stretches(&file, geometry)? {
+                    let tail = stretch.len() - stretch.len() / 10;
+                    let part = match split {
+                        Split::Train => &stretch[..tail],
+                        Split::HeldOut => &stretch[tail..],
+                    };
+                    if part.len() >= frames {
+                        stretches.push(part.to_vec());
+                    }
+                }
+            }
+            ensure!(
+                !stretches.is_empty(),
+                "{}: no stretch of {frames} frames at {} ms a frame",
+                path.display(),
+                geometry.frame_interval_ms
+            );
+        }
+        Ok(Self { geometry: *geometry, frames, split, stretches })
+    }
+
+    /// How many different clips there are; `None` where there is no end.
+    pub fn len(&self) -> Option<u64> {
+        let starts = |stretch: &Vec<Picture>| (stretch.len() + 1 - self.frames) as u64;
+        (!self.stretches.is_empty()).then(|| self.stretches.iter().map(starts).sum())
+    }
+
+    /// Clip `index`; with videos indices wrap around.
+    pub fn clip(&self, index: u64) -> Vec<Picture> {
+        let Some(count) = self.len() else {
+            let Geometry { width, height, frame_interval_ms, .. } = self.geometry;
+            let interval_s = f64::from(frame_interval_ms) / 1e3;
+            return nextclip_scenes::clip(self.split, index, width, height, self.frames, interval_s);
+        };
+        let mut start = (index % count) as usize;
+        for stretch in &self.stretches {
+            let starts = stretch.len() + 1 - self.frames;
+            if start < starts {
+                return stretch[start..start + self.frames].to_vec();
+            }
+            start -= starts;
+        }
+        unreachable!("an index below the number of clips lies in a stretch")
+    }
+}
+
+/// Pictures to one tensor (n, H, W, 3), 8 bit.
+pub fn tensor_of(pictures: &[Picture]) -> Tensor {
+    let all: Vec<Tensor> = pictures
+        .iter()
+        .map(|picture| {
+            let (h, w, c) = picture.dim();
+            let bytes: Vec<u8> = picture.iter().copied().collect();
+            Tensor::from_slice(&bytes).reshape([h as i64, w as i64, c as i64])
+        })
+        .collect();
+    Tensor::stack(&all, 0)
+}
+
+/// 8-bit pictures (n, H, W, 3) to what the VAE reads, (n, 3, H, W) in [-1, 1].
+pub fn normalised(pictures: &Tensor) -> Tensor {
+    pictures.permute([0, 3, 1, 2]).to_kind(Kind::Float).contiguous() / 127.5 - 1.0
+}
+
+fn video_files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = std::fs::read_dir(path).with_context(|| format!("reading {}", path.display()))?;
+    let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.retain(|file| file.extension().is_some_and(|end| ["mp4", "mkv", "avi", "mov"].iter().any(|e| end == *e)));
+    files.sort();
+    ensure!(!files.is_empty(), "{}: no video files (mp4, mkv, avi, mov)", path.display());
+    Ok(files)
+}
+
+fn read_stretches(file: &Path, geometry: &Geometry) -> Result<Vec<Vec<Picture>>> {
+    nextclip_media::init()?;
+    let mut pacer = Pacer::new(u64::from(geometry.frame_interval_ms) * 1_000_000);
+    let mut stretches = vec![Vec::new()];
+    for frame in nextclip_media::read_video(file, geometry.width, geometry.height, Fit::Crop)? {
+        let frame = frame?;
+        let pace = pacer.offer(frame.captured_ns);
+        if pace == Pace::TakeAfterGap {
+            stretches.push(Vec::new());
+        }
+        if let (Pace::Take | Pace::TakeAfterGap, Some(stretch)) = (pace, stretches.last_mut()) {
+            stretch.push(frame.picture);
+        }
+    }
+    Ok(stretches)
+}

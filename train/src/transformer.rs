@@ -1,0 +1,349 @@
+//! The decoder transformer over interleaved clean and noisy clips, as it is trained.
+//!
+//! The published sequence interleaves the blocks; since position ids and mask are what they are wherever
+//! a block stands, all clean blocks come first here, and each clip attends to just the keys that its mask
+//! leaves: half the work of one masked sequence, the same result (a test holds it against the mask).
+
+use nextclip_core::Geometry;
+use nextclip_core::checkpoint::{TokenIds, TransformerConfig};
+use nextclip_core::position::{self, Rotary, TableTooSmall};
+use nextclip_core::sequence::{self, Block, Role};
+use tch::{Device, Kind, Tensor};
+
+use crate::params::{Init, Params, Scope, Spec};
+
+/// Side of the position table in a new checkpoint, in patches: frames up to 512 pixels.
+const TABLE_SIDE: usize = 32;
+const FINAL_NORM_EPS: f64 = 1e-6;
+
+/// Rows of the three special tokens in a checkpoint that nextclip trains.
+pub const TOKEN_IDS: TokenIds = TokenIds { img: 0, img_end: 1, diffusion: 2 };
+
+/// The transformer that nextclip trains by default: 5.3 million parameters.
+pub fn small_config() -> TransformerConfig {
+    TransformerConfig {
+        model_type: "phi3".into(),
+        vocab_size: 3,
+        hidden_size: 256,
+        intermediate_size: 704,
+        num_hidden_layers: 6,
+        num_attention_heads: 4,
+        num_key_value_heads: 4,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        max_position_embeddings: 4096,
+        original_max_position_embeddings: 4096,
+        rope_scaling: None,
+        nextclip: None,
+    }
+}
+
+/// Every tensor of the transformer. Layers that write to the residual stream, and the output, start small.
+pub fn specs(config: &TransformerConfig, geometry: &Geometry) -> Vec<Spec> {
+    let (d, ff) = (config.hidden_size, config.intermediate_size);
+    let patch = [d, geometry.latent_channels, geometry.patch, geometry.patch];
+    let patch_values: usize = patch[1..].iter().product();
+    let kv_rows = config.num_key_value_heads * config.head_dim();
+    let residual = 0.02 / (2.0 * config.num_hidden_layers as f64).sqrt();
+    let mut specs = Vec::new();
+    let mut add = |name: &str, shape: &[usize], init: Init| {
+        let shape = shape.iter().map(|&side| side as i64).collect();
+        specs.push(Spec { name: name.to_owned(), shape, init });
+    };
+    for embedder in ["x_embedder", "input_x_embedder"] {
+        let std = (1.0 / patch_values as f64).sqrt();
+        add(&format!("{embedder}.proj.weight"), &patch, Init::Normal(0.5 * std));
+        add(&format!("{embedder}.proj.bias"), &[d], Init::Zeros);
+    }
+    add(
+        "pos_embed",
+        &[1, TABLE_SIDE * TABLE_SIDE, d],
+        Init::Fixed(position::sine_cosine_table(TABLE_SIDE, d)),
+    );
+    for embedder in ["time_token", "t_embedder"] {
+        add(&format!("{embedder}.mlp.0.weight"), &[d, position::TIMESTEP_FEATURES], Init::Normal(0.02));
+        add(&format!("{embedder}.mlp.0.bias"), &[d], Init::Zeros);
+        add(&format!("{embedder}.mlp.2.weight"), &[d, d], Init::Normal(0.02));
+        add(&format!("{embedder}.mlp.2.bias"), &[d], Init::Zeros);
+    }
+    add("llm.embed_tokens.weight", &[config.vocab_size, d], Init::Normal(0.5));
+    for i in 0..config.num_hidden_layers {
+        let layer = format!("llm.layers.{i}");
+        let attention = format!("{layer}.self_attn");
+        add(&format!("{layer}.input_layernorm.weight"), &[d], Init::Ones);
+        add(&format!("{attention}.qkv_proj.weight"), &[d + 2 * kv_rows, d], Init::Normal(0.04));
+        add(&format!("{attention}.o_proj.weight"), &[d, d], Init::Normal(residual));
+        add(&format!("{layer}.post_attention_layernorm.weight"), &[d], Init::Ones);
+        add(&format!("{layer}.mlp.gate_up_proj.weight"), &[2 * ff, d], Init::Normal(0.04));
+        add(&format!("{layer}.mlp.down_proj.weight"), &[d, ff], Init::Normal(residual));
+    }
+    add("llm.norm.weight", &[d], Init::Ones);
+    add("final_layer.linear.weight", &[patch_values, d], Init::Normal(0.01));
+    add("final_layer.linear.bias", &[patch_values], Init::Zeros);
+    add("final_layer.adaLN_modulation.1.weight", &[2 * d, d], Init::Normal(0.01));
+    add("final_layer.adaLN_modulation.1.bias", &[2 * d], Init::Zeros);
+    specs
+}
+
+/// What a pass reads.
+#[derive(Debug)]
+pub struct Sequence<'a> {
+    /// Noisy latents of all frames, (B, F, c, h, w).
+    pub noisy: &'a Tensor,
+    /// Clean (slightly noised) latents of all frames but the last clip's, (B, F - last clip, c, h, w).
+    pub clean: &'a Tensor,
+    /// Timestep of every noisy frame, (B, F).
+    pub t: &'a Tensor,
+    /// Sizes of the clips, in frames; their sum is F.
+    pub clip_sizes: &'a [usize],
+}
+
+/// The transformer's forward pass over its parameters.
+#[derive(Debug)]
+pub struct Transformer<'a> {
+    config: &'a TransformerConfig,
+    geometry: &'a Geometry,
+    params: &'a Params,
+    /// Indices into the position table, (S).
+    patches: Tensor,
+    device: Device,
+}
+
+impl<'a> Transformer<'a> {
+    /// A view of `params`, which were made by [`specs`] of the same config and geometry.
+    pub fn new(
+        config: &'a TransformerConfig,
+        geometry: &'a Geometry,
+        params: &'a Params,
+        device: Device,
+    ) -> Result<Self, TableTooSmall> {
+        let rows = position::centre_crop(geometry.token_rows(), geometry.token_columns(), TABLE_SIDE)?;
+        let rows: Vec<i64> = rows.into_iter().map(|row| row as i64).collect();
+        Ok(Self { config, geometry, params, patches: Tensor::from_slice(&rows).to_device(device), device })
+    }
+
+    /// Estimates of the clean latents of all noisy frames, (B, F, c, h, w), single precision.
+    pub fn forward(&self, sequence: &Sequence<'_>) -> Tensor {
+        let root = self.params.root();
+        let (batch, frames) = (sequence.noisy.size()[0], sequence.noisy.size()[1]);
+        let history = sequence.clean.size()[1];
+        let features = self.timestep_features(sequence.t);
+
+        let noisy = {
+            let token = self.special(TOKEN_IDS.diffusion, batch, frames);
+            let time = mlp(&root.pp("time_token"), &features).unsqueeze(2).to_kind(Kind::Float);
+            let patches = self.embed("x_embedder", sequence.noisy);
+            Tensor::cat(&[token, time, patches], 2) // (B, F, L, d)
+        };
+        let clean = {
+            let [open, close] = [TOKEN_IDS.img, TOKEN_IDS.img_end].map(|id| self.special(id, batch, history));
+            let patches = self.embed("input_x_embedder", sequence.clean);
+            Tensor::cat(&[open, patches, close], 2) // (B, F', L, d)
+        };
+        let clean_tokens = history * self.block();
+        let mut x = Tensor::cat(&[clean.flatten(1, 2), noisy.flatten(1, 2)], 1); // (B, T, d)
+
+        let layout = Layout::new(sequence.clip_sizes, self.geometry.block_tokens(), self.params.compute(), self.device);
+        let angles = self.angles(history, frames);
+        let last = self.config.num_hidden_layers - 1;
+        for i in 0..=last {
+            // Nobody reads the last layer's history: of it only keys and values are needed.
+            let skip = if i == last { clean_tokens } else { 0 };
+            x = self.layer(&root.pp("llm.layers").pp(i), &x, skip, &layout, &angles);
+        }
+        let x = self.rms_norm(&root.pp("llm.norm"), &x);
+        let x = x.reshape([batch, frames, self.block(), -1]).narrow(2, 2, self.block() - 2); // (B, F, S, d)
+        self.final_layer(&x, &features)
+    }
+
+    fn layer(&self, scope: &Scope<'_>, x: &Tensor, skip: i64, layout: &Layout, angles: &Angles) -> Tensor {
+        let tokens = x.size()[1];
+        let normed = self.rms_norm(&scope.pp("input_layernorm"), x);
+        let attended = self.attention(&scope.pp("self_attn"), &normed, skip, layout, angles);
+        let x = x.narrow(1, skip, tokens - skip) + attended;
+        let normed = self.rms_norm(&scope.pp("post_attention_layernorm"), &x);
+        let gate_up = scope.pp("mlp.gate_up_proj").linear(&normed, false).chunk(2, -1);
+        let down = scope.pp("mlp.down_proj").linear(&(gate_up[0].silu() * &gate_up[1]), false);
+        x + down
+    }
+
+    fn attention(&self, scope: &Scope<'_>, x: &Tensor, skip: i64, layout: &Layout, angles: &Angles) -> Tensor {
+        let (batch, tokens) = (x.size()[0], x.size()[1]);
+        let (heads, kv) = (self.config.num_attention_heads as i64, self.config.num_key_value_heads as i64);
+        let width = self.config.head_dim() as i64;
+        let qkv = scope.pp("qkv_proj").linear(x, false).reshape([batch, tokens, heads + 2 * kv, width]);
+        let qkv = qkv.transpose(1, 2); // (B, heads, T, d_head)
+        let turned = rotate(&qkv.narrow(1, 0, heads + kv), angles);
+        let q = turned.narrow(1, 0, heads) * (1.0 / (width as f64).sqrt());
+        let k = repeat_heads(&turned.narrow(1, heads, kv), heads / kv);
+        let v = repeat_heads(&qkv.narrow(1, heads + kv, kv), heads / kv);
+
+        let out: Vec<Tensor> = layout
+            .queries
+            .iter()
+            .filter(|query| query.first >= skip)
+            .map(|query| {
+                let part = |x: &Tensor| match query.prefix {
+                    0 => x.narrow(2, query.first_key, query.len),
+                    prefix if prefix == query.first_key => x.narrow(2, 0, prefix + query.len),
+                    prefix => Tensor::cat(
+                        &[x.narrow(2, 0, prefix), x.narrow(2, query.first_key, query.len)],
+                        2,
+                    ),
+                };
+                let scores = q.narrow(2, query.first, query.len).matmul(&part(&k).transpose(2, 3));
+                let _ = scores.narrow(3, query.prefix, query.len).g_add_(&query.bias);
+                scores.softmax(-1, None).matmul(&part(&v))
+            })
+            .collect();
+        let out = Tensor::cat(&out, 2).transpose(1, 2).reshape([batch, tokens - skip, heads * width]);
+        scope.pp("o_proj").linear(&out, false)
+    }
+
+    fn final_layer(&self, x: &Tensor, features: &Tensor) -> Tensor {
+        let root = self.params.root();
+        let scope = root.pp("final_layer");
+        let d = self.config.hidden_size as i64;
+        let conditioning = mlp(&root.pp("t_embedder"), features).silu();
+        let modulation = scope.pp("adaLN_modulation.1").linear(&conditioning, true).unsqueeze(2).chunk(2, -1);
+        let x = x.to_kind(Kind::Float).layer_norm([d], None::<Tensor>, None::<Tensor>, FINAL_NORM_EPS, false);
+        let x = x * (&modulation[1] + 1.0) + &modulation[0];
+        let patches = scope.pp("linear").linear(&x.to_kind(self.params.compute()), true).to_kind(Kind::Float);
+        // (B, F, rows, columns, p, p, c) -> (B, F, c, rows p, columns p)
+        let size = patches.size();
+        let (p, c) = (self.geometry.patch as i64, self.geometry.latent_channels as i64);
+        let (rows, columns) = (self.geometry.token_rows() as i64, self.geometry.token_columns() as i64);
+        patches
+            .reshape([size[0], size[1], rows, columns, p, p, c])
+            .permute([0, 1, 6, 2, 4, 3, 5])
+            .reshape([size[0], size[1], c, rows * p, columns * p])
+    }
+
+    /// Latents (B, F, c, h, w) to tokens (B, F, S, d): a convolution of stride p, as a matrix product.
+    fn embed(&self, embedder: &str, latents: &Tensor) -> Tensor {
+        let scope = self.params.root().pp(embedder).pp("proj");
+        let (b, f) = (latents.size()[0], latents.size()[1]);
+        let (p, c) = (self.geometry.patch as i64, self.geometry.latent_channels as i64);
+        let (rows, columns) = (self.geometry.token_rows() as i64, self.geometry.token_columns() as i64);
+        let patches = latents
+            .reshape([b, f, c, rows, p, columns, p])
+            .permute([0, 1, 3, 5, 2, 4, 6])
+            .reshape([b, f, rows * columns, c * p * p]);
+        let weight = scope.get("weight").flatten(1, 3);
+        let tokens = patches.to_kind(self.params.compute()).linear(&weight, Some(scope.get("bias")));
+        tokens.to_kind(Kind::Float) + self.params.root().full("pos_embed").index_select(1, &self.patches)
+    }
+
+    /// A special token for every frame, (B, F, 1, d).
+    fn special(&self, id: usize, batch: i64, frames: i64) -> Tensor {
+        let row = self.params.root().full("llm.embed_tokens.weight").narrow(0, id as i64, 1);
+        row.reshape([1, 1, 1, -1]).expand([batch, frames, 1, -1], false)
+    }
+
+    /// Features of timesteps (B, F), (B, F, 256).
+    fn timestep_features(&self, t: &Tensor) -> Tensor {
+        let frequencies = Tensor::from_slice(&position::timestep_frequencies()).to_device(self.device);
+        let angles = t.unsqueeze(-1) * frequencies;
+        Tensor::cat(&[angles.cos(), angles.sin()], -1).to_kind(self.params.compute())
+    }
+
+    /// RMSNorm of the residual stream, cast for the products that follow.
+    fn rms_norm(&self, scope: &Scope<'_>, x: &Tensor) -> Tensor {
+        let d = self.config.hidden_size as i64;
+        let normed = x.rms_norm([d], Some(scope.full("weight")), Some(self.config.rms_norm_eps));
+        normed.to_kind(self.params.compute())
+    }
+
+    /// Rotary angles of `history` clean and then `frames` noisy blocks.
+    fn angles(&self, history: i64, frames: i64) -> Angles {
+        let (cos, sin) = Rotary::new(self.config).table((frames * self.block()) as usize);
+        let table = |values: &[f32]| {
+            let all = Tensor::from_slice(values).to_device(self.device).reshape([frames * self.block(), -1]);
+            let all = Tensor::cat(&[all.narrow(0, 0, history * self.block()), all], 0);
+            Tensor::cat(&[&all, &all], 1).to_kind(self.params.compute())
+        };
+        Angles { cos: table(&cos), sin: table(&sin) }
+    }
+
+    /// L, tokens of a block.
+    fn block(&self) -> i64 {
+        self.geometry.block_tokens() as i64
+    }
+}
+
+/// Cosines and sines of every token's angles, (T, d_head), each half of the head the same.
+struct Angles {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+/// Rotate-half: `x cos + [-x2, x1] sin`.
+fn rotate(x: &Tensor, angles: &Angles) -> Tensor {
+    let halves = x.chunk(2, -1);
+    let turned = Tensor::cat(&[-&halves[1], halves[0].shallow_clone()], -1);
+    x * &angles.cos + turned * &angles.sin
+}
+
+/// Every key or value head for all the query heads that share it.
+fn repeat_heads(x: &Tensor, times: i64) -> Tensor {
+    if times == 1 { x.shallow_clone() } else { x.repeat_interleave_self_int(times, 1, None) }
+}
+
+/// Linear, SiLU, linear: both timestep embedders.
+fn mlp(scope: &Scope<'_>, x: &Tensor) -> Tensor {
+    let hidden = scope.pp("mlp.0").linear(x, true).silu();
+    scope.pp("mlp.2").linear(&hidden, true)
+}
+
+/// One attention call: a clip's blocks of one role, what precedes them, and themselves.
+#[derive(Debug)]
+struct Query {
+    /// First query token.
+    first: i64,
+    /// First token of the keys that are masked by `bias`: the query's own blocks.
+    first_key: i64,
+    /// Query tokens.
+    len: i64,
+    /// Clean tokens from the sequence's start that all queries see.
+    prefix: i64,
+    /// 0 or a large negative, (len, len).
+    bias: Tensor,
+}
+
+/// How a sequence of clean blocks, then noisy blocks, falls into attention calls.
+#[derive(Debug)]
+struct Layout {
+    queries: Vec<Query>,
+}
+
+impl Layout {
+    fn new(clip_sizes: &[usize], block_tokens: usize, kind: Kind, device: Device) -> Self {
+        let clean_frames: usize = clip_sizes.iter().rev().skip(1).sum();
+        let call = |role: Role, first_frame: usize, frames: usize| {
+            let blocks: Vec<Block> = (0..frames).map(|frame| Block { role, frame, clip: 0 }).collect();
+            let bias: Vec<f32> = sequence::mask(&blocks, block_tokens)
+                .into_iter()
+                .map(|seen| if seen { 0.0 } else { -1e30 })
+                .collect();
+            let len = (frames * block_tokens) as i64;
+            let offset = if role == Role::Noisy { clean_frames } else { 0 };
+            let first = ((offset + first_frame) * block_tokens) as i64;
+            Query {
+                first,
+                first_key: first,
+                len,
+                prefix: (first_frame * block_tokens) as i64,
+                bias: Tensor::from_slice(&bias).reshape([len, len]).to_kind(kind).to_device(device),
+            }
+        };
+        let mut starts = Vec::new();
+        let mut start = 0;
+        for &size in clip_sizes {
+            starts.push((start, size));
+            start += size;
+        }
+        let clean = starts[..starts.len() - 1].iter().map(|&(start, size)| call(Role::Clean, start, size));
+        let noisy = starts.iter().map(|&(start, size)| call(Role::Noisy, start, size));
+        Self { queries: clean.chain(noisy).collect() }
+    }
+}
