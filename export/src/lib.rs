@@ -1,1 +1,24 @@
 //! Turns a checkpoint into a bundle of ONNX graphs.
+//!
+//! A [`model::Checkpoint`] is a folder as the published code saves it, read and found whole; a [`Plan`]
+//! is what to make of it; [`export`] writes the bundle that `nextclipd` runs.
+//!
+//! ```no_run
+//! use nextclip_export::{Options, Plan, export, model::Checkpoint};
+//!
+//! let checkpoint = Checkpoint::open("models/base".as_ref())?;
+//! let plan = Plan::new(&checkpoint, &Options::default())?;
+//! export(&checkpoint, &plan, "bundle".as_ref(), &indicatif::ProgressBar::hidden())?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod bundle;
+pub mod checkpoint;
+pub mod inspect;
+pub mod model;
+pub mod onnx;
+pub mod parity;
+mod plan;
+
+pub use bundle::{BundleError, GraphWriter, export};
+pub use plan::{Options, Plan, PlanError};

@@ -246,7 +246,8 @@ mod tests {
 
     #[test]
     fn settings_that_do_not_go_together() {
-        let text = "bundle = 'b'\n[source]\nuri = 'test://'\nas_fast_as_possible = true\n[output]\nvideo = true\n";
+        let text =
+            "bundle = 'b'\n[source]\nuri = 'test://'\nas_fast_as_possible = true\n[output]\nvideo = true\n";
         let told = read(text, &RunFlags::default()).unwrap_err().to_string();
         assert!(told.contains("source.as_fast_as_possible: is for files only"), "{told}");
         assert!(told.contains("output.video: needs a folder"), "{told}");

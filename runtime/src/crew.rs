@@ -68,8 +68,9 @@ impl Crew {
         let run = move || {
             // Whatever the thread owned is dropped with it, and nothing that it shared is used again
             // but counters.
-            let result = catch_unwind(AssertUnwindSafe(work))
-                .unwrap_or_else(|panic| Err(anyhow!("thread {reported} panicked: {}", panic_message(&*panic))));
+            let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+                Err(anyhow!("thread {reported} panicked: {}", panic_message(&*panic)))
+            });
             // The receiver is gone only where the whole run is being given up.
             let _ = report.send(Report { name: reported, result });
         };

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::session::{Haste, Paced};
 
@@ -89,14 +90,17 @@ impl Receiver {
         let empty = |state: &mut State| state.waiting.is_empty() && !state.closed;
         let state = self.0.changed.wait_while(self.0.lock(), empty);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
-        let paced = state.waiting.pop_front()?;
+        let mut paced = state.waiting.pop_front()?;
         self.0.changed.notify_all();
-        let haste = match (self.0.when_full, state.waiting.is_empty()) {
-            // A file waits, so no frame of it is late.
-            (WhenFull::Block, _) | (_, true) => Haste::Newest,
-            (WhenFull::StartOver, false) => Haste::Behind,
-        };
-        Some((paced, haste))
+        let newest = state.waiting.is_empty();
+        match self.0.when_full {
+            // A file waits for us: no frame of it is late, and its latency starts when it is taken.
+            WhenFull::Block => {
+                paced.frame.captured_at = Instant::now();
+                Some((paced, Haste::Newest))
+            }
+            WhenFull::StartOver => Some((paced, if newest { Haste::Newest } else { Haste::Behind })),
+        }
     }
 }
 
@@ -126,8 +130,6 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use nextclip_core::Picture;
     use nextclip_media::Frame;
 

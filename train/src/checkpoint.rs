@@ -51,8 +51,11 @@ pub fn save_transformer(
     let config = TransformerConfig { nextclip: Some(trained), ..config.clone() };
     write_json(&dir.join("config.json"), &config)?;
     let TokenIds { img, img_end, diffusion } = TOKEN_IDS;
-    let ids: serde_json::Map<String, serde_json::Value> =
-        TokenIds::SPELLING.into_iter().map(String::from).zip([img, img_end, diffusion].map(Into::into)).collect();
+    let ids: serde_json::Map<String, serde_json::Value> = TokenIds::SPELLING
+        .into_iter()
+        .map(String::from)
+        .zip([img, img_end, diffusion].map(Into::into))
+        .collect();
     write_json(&dir.join("added_tokens.json"), &ids)?;
     params.save(&dir.join("model.safetensors"), kind)
 }

@@ -8,16 +8,19 @@ use nextclip_core::Geometry;
 use nextclip_core::checkpoint::Trained;
 use nextclip_train::footage::Origin;
 use nextclip_train::optim::{Rule, Schedule, Settings};
-use nextclip_train::{checkpoint, params, train_predictor, train_vae};
+use nextclip_train::{checkpoint, params, train_predictor, train_vae, transformer, vae};
 use tch::{Device, Kind};
 
 /// Trains checkpoints for nextclip: first the autoencoder, then the predictor on its latents.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "\
+#[command(
+    version,
+    after_help = "\
 Example, the shipped model (about two hours on two cores with AVX512-BF16):
   nextclip-train vae       --run runs/base
   nextclip-train predictor --run runs/base --checkpoint models/base --name base
-Both go on where they stopped when they are started again with the same --run.")]
+Both go on where they stopped when they are started again with the same --run."
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -85,6 +88,12 @@ struct VaeArgs {
     /// Learning rate at its height.
     #[arg(long, default_value_t = 2e-3)]
     lr: f64,
+    /// Rule of the kernels of residual blocks.
+    #[arg(long, value_enum, default_value = "muon")]
+    optimiser: Rule,
+    /// Muon's learning rate, relative to --lr.
+    #[arg(long, default_value_t = 10.0)]
+    muon_ratio: f64,
     /// Pictures held in memory, of each source.
     #[arg(long, default_value_t = 6000)]
     pool: usize,
@@ -139,7 +148,7 @@ impl Common {
     /// Geometry, arithmetic and device, after the global settings are made.
     fn resolve(&self) -> Result<(Geometry, Kind, Device)> {
         let (height, width) = self.size;
-        let config = nextclip_train::vae::small_config();
+        let config = vae::small_config();
         let geometry = Geometry {
             height,
             width,
@@ -171,18 +180,21 @@ impl VaeArgs {
         let plan = train_vae::Plan {
             dir: self.common.run.clone(),
             origins: self.common.source,
+            config: vae::small_config(),
             geometry,
             steps: self.steps,
             batch: self.batch,
             crop: self.crop,
             lr: self.lr,
+            rule: self.optimiser,
+            muon_ratio: self.muon_ratio,
             seed: self.common.seed,
             pool: self.pool,
             compute,
             device,
         };
-        let (config, params) = train_vae::train(&plan)?;
-        checkpoint::save_vae(&self.common.run, &config, &params, Kind::Float)?;
+        let params = train_vae::train(&plan)?;
+        checkpoint::save_vae(&self.common.run, &plan.config, &params, Kind::Float)?;
         println!("wrote {}; next: nextclip-train predictor --run {0}", self.common.run.display());
         Ok(())
     }
@@ -191,12 +203,17 @@ impl VaeArgs {
 impl PredictorArgs {
     fn run(self) -> Result<()> {
         let (geometry, compute, device) = self.common.resolve()?;
-        anyhow::ensure!((0.0..=1.0).contains(&self.pure_noise), "--pure-noise {} is not in 0..1", self.pure_noise);
-        let (vae_config, vae) = checkpoint::load_vae(&self.common.run, compute, device)
+        anyhow::ensure!(
+            (0.0..=1.0).contains(&self.pure_noise),
+            "--pure-noise {} is not in 0..1",
+            self.pure_noise
+        );
+        let (vae_config, vae_params) = checkpoint::load_vae(&self.common.run, compute, device)
             .context("the predictor learns on latents: run `nextclip-train vae` first")?;
         let plan = train_predictor::Plan {
             dir: self.common.run.clone(),
             origins: self.common.source,
+            config: transformer::small_config(),
             geometry,
             steps: self.steps,
             batch: self.batch,
@@ -216,10 +233,10 @@ impl PredictorArgs {
             compute,
             device,
         };
-        let (config, params) = train_predictor::train(&plan, &vae_config, &vae)?;
+        let params = train_predictor::train(&plan, &vae_config, &vae_params)?;
         let trained = Trained { geometry, name: self.name, steps: self.steps };
-        checkpoint::save_transformer(&self.checkpoint, &config, trained, &params, Kind::Half)?;
-        checkpoint::save_vae(&self.checkpoint, &vae_config, &vae, Kind::Half)?;
+        checkpoint::save_transformer(&self.checkpoint, &plan.config, trained, &params, Kind::Half)?;
+        checkpoint::save_vae(&self.checkpoint, &vae_config, &vae_params, Kind::Half)?;
         println!(
             "wrote {0}; next: nextclip-export export {0} --out target/bundles/{1}",
             self.checkpoint.display(),

@@ -113,7 +113,9 @@ fn video_files(path: &Path) -> Result<Vec<PathBuf>> {
     }
     let entries = std::fs::read_dir(path).with_context(|| format!("reading {}", path.display()))?;
     let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    files.retain(|file| file.extension().is_some_and(|end| ["mp4", "mkv", "avi", "mov"].iter().any(|e| end == *e)));
+    files.retain(|file| {
+        file.extension().is_some_and(|end| ["mp4", "mkv", "avi", "mov"].iter().any(|e| end == *e))
+    });
     files.sort();
     ensure!(!files.is_empty(), "{}: no video files (mp4, mkv, avi, mov)", path.display());
     Ok(files)

@@ -7,7 +7,8 @@ use tch::{Kind, Tensor};
 
 use crate::params::Params;
 
-/// Which rule moves the weight matrices of the layers. Everything else is always AdamW's.
+/// Which rule moves the weight matrices of layers and the kernels of residual blocks. Everything else is
+/// always AdamW's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rule {
@@ -58,7 +59,11 @@ impl Optimiser {
     /// Zero moments; averages start at the weights.
     pub fn new(params: &Params, settings: Settings) -> Self {
         let slots = params.trained().map(|(name, tensor)| {
-            let matrix = name.contains(".layers.") && tensor.dim() == 2;
+            let matrix = match tensor.dim() {
+                2 => name.contains(".layers."),
+                4 => name.contains("_block"),
+                _ => false,
+            };
             let rule = if matrix { settings.rule } else { Rule::Adamw };
             let second = match rule {
                 Rule::Adamw => tensor.zeros_like(),
@@ -67,7 +72,11 @@ impl Optimiser {
             let slot = Slot {
                 rule,
                 // Norms, biases and embeddings are not decayed.
-                decay: if tensor.dim() >= 2 && !name.contains("embed_tokens") { settings.weight_decay } else { 0.0 },
+                decay: if tensor.dim() >= 2 && !name.contains("embed_tokens") {
+                    settings.weight_decay
+                } else {
+                    0.0
+                },
                 first: tensor.zeros_like(),
                 second,
                 average: tensor.detach().copy(),
@@ -116,7 +125,8 @@ impl Optimiser {
         for (name, slot) in &mut self.slots {
             for (kind, tensor) in slot.tensors() {
                 let key = format!("{kind}/{name}");
-                let saved = state.get(&key).with_context(|| format!("{key} is missing from the saved state"))?;
+                let saved =
+                    state.get(&key).with_context(|| format!("{key} is missing from the saved state"))?;
                 anyhow::ensure!(
                     saved.size() == tensor.size(),
                     "{key} has shape {:?}, this run needs {:?}: was it started with other settings?",
@@ -154,9 +164,11 @@ impl Slot {
                 let _ = tensor.g_mul_scalar_(1.0 - lr * self.decay);
                 let _ = self.first.lerp_(gradient, 1.0 - MUON_MOMENTUM);
                 let ahead = gradient.lerp(&self.first, MUON_MOMENTUM);
-                let size = tensor.size();
+                // A convolution is a matrix of its outputs by all that one output reads.
+                let ahead = ahead.flatten(1, -1);
+                let size = ahead.size();
                 let stretch = (size[0] as f64 / size[1] as f64).max(1.0).sqrt();
-                let _ = tensor.g_add_(&(orthogonal(&ahead) * (-lr * stretch)));
+                let _ = tensor.g_add_(&(orthogonal(&ahead).reshape(tensor.size()) * (-lr * stretch)));
             }
         }
     }
@@ -186,7 +198,11 @@ fn gradient_norm(params: &Params) -> f64 {
         .filter(Tensor::defined)
         .map(|gradient| gradient.square().sum(Kind::Float))
         .collect();
-    if squares.is_empty() { 0.0 } else { Tensor::stack(&squares, 0).sum(Kind::Float).sqrt().double_value(&[]) }
+    if squares.is_empty() {
+        0.0
+    } else {
+        Tensor::stack(&squares, 0).sum(Kind::Float).sqrt().double_value(&[])
+    }
 }
 
 /// Learning rate of a step: linear warm-up, constant, then linear to zero over the last `decay` steps.

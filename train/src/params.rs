@@ -27,6 +27,8 @@ pub enum Init {
     Ones,
     /// Normal of this standard deviation.
     Normal(f64),
+    /// These values.
+    Values(Vec<f32>),
     /// These values, and never trained.
     Fixed(Vec<f32>),
 }
@@ -51,10 +53,9 @@ impl Params {
                     Init::Zeros => Tensor::zeros(&spec.shape, (Kind::Float, device)),
                     Init::Ones => Tensor::ones(&spec.shape, (Kind::Float, device)),
                     Init::Normal(std) => {
-                        Tensor::from_slice(&sampler::noise(seed, stream as u64, len)).to_device(device)
-                            * *std
+                        Tensor::from_slice(&sampler::noise(seed, stream as u64, len)).to_device(device) * *std
                     }
-                    Init::Fixed(values) => Tensor::from_slice(values).to_device(device),
+                    Init::Values(values) | Init::Fixed(values) => Tensor::from_slice(values).to_device(device),
                 };
                 let trained = !matches!(spec.init, Init::Fixed(_));
                 (spec.name.clone(), values.reshape(&spec.shape).set_requires_grad(trained))

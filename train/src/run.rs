@@ -17,7 +17,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(180);
 
 /// One training run's folder, progress bar and clock.
 #[derive(Debug)]
-pub struct Run {
+pub(crate) struct Run {
     state: PathBuf,
     losses: PathBuf,
     curve: PathBuf,
@@ -32,7 +32,13 @@ pub struct Run {
 impl Run {
     /// Opens the folder `dir` for the run called `name` ("vae", "predictor") and takes up what an earlier
     /// process left there. Returns the step to go on with.
-    pub fn open(dir: &Path, name: &str, steps: u64, params: &mut Params, optimiser: &mut Optimiser) -> Result<(Self, u64)> {
+    pub(crate) fn open(
+        dir: &Path,
+        name: &str,
+        steps: u64,
+        params: &mut Params,
+        optimiser: &mut Optimiser,
+    ) -> Result<(Self, u64)> {
         fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
         let style = "{prefix} {wide_bar} {pos}/{len} {msg} {elapsed}<{eta}";
         let bar = ProgressBar::new(steps).with_prefix(name.to_owned());
@@ -61,9 +67,14 @@ impl Run {
         let step = state.remove("step").with_context(|| format!("{}: no step", self.state.display()))?;
         let step = u64::try_from(step.int64_value(&[0]))?;
         optimiser.restore(&state)?;
-        params.assign(&state.iter().filter_map(|(key, tensor)| {
-            Some((key.strip_prefix("param/")?.to_owned(), tensor.shallow_clone()))
-        }).collect())?;
+        params.assign(
+            &state
+                .iter()
+                .filter_map(|(key, tensor)| {
+                    Some((key.strip_prefix("param/")?.to_owned(), tensor.shallow_clone()))
+                })
+                .collect(),
+        )?;
         if let Ok(text) = fs::read_to_string(&self.losses) {
             self.log = text.lines().skip(1).filter_map(parse_line).filter(|line| line.0 < step).collect();
         }
@@ -73,7 +84,13 @@ impl Run {
 
     /// Takes a step's loss. Every `every` steps their mean goes to the log, with `validate`'s value where
     /// it gives one.
-    pub fn record(&mut self, step: u64, loss: f64, every: u64, validate: impl FnOnce() -> Result<Option<f64>>) -> Result<()> {
+    pub(crate) fn record(
+        &mut self,
+        step: u64,
+        loss: f64,
+        every: u64,
+        validate: impl FnOnce() -> Result<Option<f64>>,
+    ) -> Result<()> {
         self.recent.push(loss);
         self.bar.set_position(step + 1);
         if (step + 1) % every != 0 {
@@ -92,23 +109,18 @@ impl Run {
     }
 
     /// Whether enough time has passed to save.
-    pub fn save_due(&self) -> bool {
+    pub(crate) fn save_due(&self) -> bool {
         self.saved.elapsed() > SAVE_EVERY
     }
 
     /// Writes everything that the run needs to go on from `step`.
-    pub fn save(&mut self, step: u64, params: &Params, optimiser: &Optimiser) -> Result<()> {
+    pub(crate) fn save(&mut self, step: u64, params: &Params, optimiser: &Optimiser) -> Result<()> {
         let weights = params.iter().map(|(name, tensor)| (format!("param/{name}"), tensor.shallow_clone()));
         let count = [("step".to_owned(), Tensor::from_slice(&[step as i64]))];
         save_tensors(&self.state, weights.chain(optimiser.state()).chain(count))?;
         self.write_log()?;
         self.saved = Instant::now();
         Ok(())
-    }
-
-    /// The last validation value.
-    pub fn last_validation(&self) -> Option<f64> {
-        self.log.iter().rev().find_map(|line| line.2)
     }
 
     fn write_log(&self) -> Result<()> {

@@ -24,6 +24,8 @@ pub struct Plan {
     pub dir: PathBuf,
     /// Sources, sampled evenly.
     pub origins: Vec<Origin>,
+    /// Sizes of the transformer.
+    pub config: TransformerConfig,
     /// Frame size, history and clip.
     pub geometry: Geometry,
     /// Optimiser steps.
@@ -53,9 +55,9 @@ const HISTORY_T_MIN: f64 = 0.9;
 const VALIDATION_CLIPS: usize = 32;
 
 /// Trains, or goes on. Returns the weights' average.
-pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<(TransformerConfig, Params)> {
-    let config = transformer::small_config();
-    let specs = transformer::specs(&config, &plan.geometry);
+pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params> {
+    let config = &plan.config;
+    let specs = transformer::specs(config, &plan.geometry);
     let mut params = Params::new(&specs, plan.seed, plan.compute, plan.device);
     let mut optimiser = Optimiser::new(&params, plan.optimiser);
     let (mut run, start) = Run::open(&plan.dir, "predictor", plan.steps, &mut params, &mut optimiser)?;
@@ -66,7 +68,7 @@ pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<(Trans
     let held_out = HeldOut::new(plan, &vae)?;
     for step in start..plan.steps {
         let batch = Batch::draw(plan, &pool, step);
-        let loss = batch.loss(&Transformer::new(&config, &plan.geometry, &params, plan.device)?);
+        let loss = batch.loss(&Transformer::new(config, &plan.geometry, &params, plan.device)?);
         loss.backward();
         optimiser.step(&params, step, plan.schedule.at(step));
         let loss = loss.double_value(&[]);
@@ -76,7 +78,7 @@ pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<(Trans
                 return Ok(None);
             }
             with_averages(&mut params, &optimiser, |params| {
-                let model = Transformer::new(&config, &plan.geometry, params, plan.device)?;
+                let model = Transformer::new(config, &plan.geometry, params, plan.device)?;
                 Ok(Some(held_out.gain_db(&model, &vae)))
             })
         })?;
@@ -86,7 +88,7 @@ pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<(Trans
     }
     run.save(plan.steps, &params, &optimiser)?;
     assign_averages(&mut params, &optimiser)?;
-    Ok((config, params))
+    Ok(params)
 }
 
 /// Everything random of one step.
@@ -135,9 +137,8 @@ impl Batch {
                 t.extend(std::iter::repeat_n(time, clip));
             }
         }
-        let t_in: Vec<f32> = (0..batch * history)
-            .map(|_| rng.random_range(HISTORY_T_MIN..=1.0) as f32)
-            .collect();
+        let t_in: Vec<f32> =
+            (0..batch * history).map(|_| rng.random_range(HISTORY_T_MIN..=1.0) as f32).collect();
         let device = x1.device();
         let t = Tensor::from_slice(&t).reshape([batch, frames]).to_device(device);
         let t_in = Tensor::from_slice(&t_in).reshape([batch, history]).to_device(device);
@@ -250,7 +251,9 @@ fn mean_psnr_db(difference: &Tensor) -> f64 {
 fn latent_pool(plan: &Plan, vae: &Vae<'_>) -> Result<Tensor> {
     let path = plan.dir.join("predictor.latents.safetensors");
     if path.exists() {
-        return load_tensors(&path)?.remove("latents").with_context(|| format!("{}: no latents", path.display()));
+        return load_tensors(&path)?
+            .remove("latents")
+            .with_context(|| format!("{}: no latents", path.display()));
     }
     let frames = POOL_CLIP_FRAMES.max(plan.geometry.history + plan.geometry.clip);
     let mut clips = Vec::new();
@@ -273,9 +276,7 @@ fn latent_pool(plan: &Plan, vae: &Vae<'_>) -> Result<Tensor> {
 
 fn assign_averages(params: &mut Params, optimiser: &Optimiser) -> Result<()> {
     let mut weights = optimiser.averages();
-    weights.extend(
-        params.iter().filter(|(_, t)| !t.requires_grad()).map(|(n, t)| (n.to_owned(), t.copy())),
-    );
+    weights.extend(params.iter().filter(|(_, t)| !t.requires_grad()).map(|(n, t)| (n.to_owned(), t.copy())));
     params.assign(&weights)
 }
 

@@ -23,6 +23,8 @@ pub struct Plan {
     pub dir: PathBuf,
     /// Sources, sampled evenly.
     pub origins: Vec<Origin>,
+    /// Sizes of the autoencoder.
+    pub config: VaeConfig,
     /// Frame size.
     pub geometry: Geometry,
     /// Optimiser steps.
@@ -33,6 +35,10 @@ pub struct Plan {
     pub crop: usize,
     /// Learning rate at its height.
     pub lr: f64,
+    /// Rule of the kernels of residual blocks.
+    pub rule: Rule,
+    /// Muon's learning rate, relative to `lr`.
+    pub muon_ratio: f64,
     /// Seed of weights, crops and noise.
     pub seed: u64,
     /// Pictures held in memory, of each source.
@@ -49,18 +55,18 @@ const L1_WEIGHT: f64 = 0.1;
 const KL_WEIGHT: f64 = 2e-5;
 
 /// Trains, or goes on. Returns the weights' average with standardised latents.
-pub fn train(plan: &Plan) -> Result<(VaeConfig, Params)> {
-    let config = vae::small_config();
-    let specs = vae::specs(&config);
+pub fn train(plan: &Plan) -> Result<Params> {
+    let config = &plan.config;
+    let specs = vae::specs(config);
     let mut params = Params::new(&specs, plan.seed, plan.compute, plan.device);
     let settings = Settings {
-        rule: Rule::Adamw,
+        rule: plan.rule,
         betas: (0.9, 0.95),
         eps: 1e-8,
         weight_decay: 0.01,
         clip_norm: 1.0,
         average: 0.998,
-        muon_ratio: 1.0,
+        muon_ratio: plan.muon_ratio,
     };
     let mut optimiser = Optimiser::new(&params, settings);
     let (mut run, start) = Run::open(&plan.dir, "vae", plan.steps, &mut params, &mut optimiser)?;
@@ -70,14 +76,14 @@ pub fn train(plan: &Plan) -> Result<(VaeConfig, Params)> {
     let held_out = picture_pool(plan, Split::HeldOut, 64)?.to_device(plan.device);
     for step in start..plan.steps {
         let frames = footage::normalised(&crops(&pool, plan, step).to_device(plan.device));
-        let loss = loss(&Vae::new(&config, &params), &frames, plan.seed, step);
+        let loss = loss(&Vae::new(config, &params), &frames, plan.seed, step);
         loss.backward();
         optimiser.step(&params, step, schedule.at(step));
         let loss = loss.double_value(&[]);
         anyhow::ensure!(loss.is_finite(), "the loss is {loss} at step {step}: lower the learning rate");
         run.record(step, loss, 50, || {
             let due = (step + 1) % 500 == 0 || step + 1 == plan.steps;
-            Ok(due.then(|| psnr_db(&Vae::new(&config, &params), &held_out)))
+            Ok(due.then(|| psnr_db(&Vae::new(config, &params), &held_out)))
         })?;
         if (step + 1) % 50 == 0 && run.save_due() {
             run.save(step + 1, &params, &optimiser)?;
@@ -86,12 +92,14 @@ pub fn train(plan: &Plan) -> Result<(VaeConfig, Params)> {
     run.save(plan.steps, &params, &optimiser)?;
 
     let mut weights = optimiser.averages();
-    weights.extend(params.iter().filter(|(_, t)| !t.requires_grad()).map(|(n, t)| (n.to_owned(), t.shallow_clone())));
+    weights.extend(
+        params.iter().filter(|(_, t)| !t.requires_grad()).map(|(n, t)| (n.to_owned(), t.shallow_clone())),
+    );
     params.assign(&weights)?;
-    log::info!("held-out reconstruction: {:.2} dB", psnr_db(&Vae::new(&config, &params), &held_out));
-    standardise(&config, &params, &pool, plan.device);
-    log::info!("after standardising latents: {:.2} dB", psnr_db(&Vae::new(&config, &params), &held_out));
-    Ok((config, params))
+    log::info!("held-out reconstruction: {:.2} dB", psnr_db(&Vae::new(config, &params), &held_out));
+    standardise(config, &params, &pool, plan.device);
+    log::info!("after standardising latents: {:.2} dB", psnr_db(&Vae::new(config, &params), &held_out));
+    Ok(params)
 }
 
 /// Mean squared and absolute error of the reconstruction of a posterior sample, and the divergence.
@@ -111,7 +119,8 @@ pub fn psnr_db(vae: &Vae<'_>, pictures: &Tensor) -> f64 {
     tch::no_grad(|| {
         let frames = footage::normalised(pictures);
         let rebuilt = vae.decode(&vae.posterior(&frames).0).clamp(-1.0, 1.0);
-        let mse = ((rebuilt - frames) * 127.5).square().mean_dim([1_i64, 2, 3].as_slice(), false, Kind::Float);
+        let mse =
+            ((rebuilt - frames) * 127.5).square().mean_dim([1_i64, 2, 3].as_slice(), false, Kind::Float);
         let mse: Vec<f64> = Vec::try_from(mse.to_kind(Kind::Double)).unwrap_or_default();
         mse.iter().map(|mse| metrics::psnr_of_mse_db(*mse)).sum::<f64>() / mse.len() as f64
     })
@@ -123,10 +132,7 @@ fn standardise(config: &VaeConfig, params: &Params, pool: &Tensor, device: Devic
         let sample = pool.narrow(0, 0, pool.size()[0].min(512)).to_device(device);
         let latents = Vae::new(config, params).posterior(&footage::normalised(&sample)).0;
         let dims = [0_i64, 2, 3];
-        (
-            latents.mean_dim(dims.as_slice(), false, Kind::Float),
-            latents.std_dim(dims.as_slice(), true, false),
-        )
+        (latents.mean_dim(dims.as_slice(), false, Kind::Float), latents.std_dim(dims.as_slice(), true, false))
     });
     vae::standardise(params, &mean, &std);
 }

@@ -143,7 +143,12 @@ impl<'a> Transformer<'a> {
         let clean_tokens = history * self.block();
         let mut x = Tensor::cat(&[clean.flatten(1, 2), noisy.flatten(1, 2)], 1); // (B, T, d)
 
-        let layout = Layout::new(sequence.clip_sizes, self.geometry.block_tokens(), self.params.compute(), self.device);
+        let layout = Layout::new(
+            sequence.clip_sizes,
+            self.geometry.block_tokens(),
+            self.params.compute(),
+            self.device,
+        );
         let angles = self.angles(history, frames);
         let last = self.config.num_hidden_layers - 1;
         for i in 0..=last {
@@ -167,7 +172,14 @@ impl<'a> Transformer<'a> {
         x + down
     }
 
-    fn attention(&self, scope: &Scope<'_>, x: &Tensor, skip: i64, layout: &Layout, angles: &Angles) -> Tensor {
+    fn attention(
+        &self,
+        scope: &Scope<'_>,
+        x: &Tensor,
+        skip: i64,
+        layout: &Layout,
+        angles: &Angles,
+    ) -> Tensor {
         let (batch, tokens) = (x.size()[0], x.size()[1]);
         let (heads, kv) = (self.config.num_attention_heads as i64, self.config.num_key_value_heads as i64);
         let width = self.config.head_dim() as i64;
@@ -186,10 +198,9 @@ impl<'a> Transformer<'a> {
                 let part = |x: &Tensor| match query.prefix {
                     0 => x.narrow(2, query.first_key, query.len),
                     prefix if prefix == query.first_key => x.narrow(2, 0, prefix + query.len),
-                    prefix => Tensor::cat(
-                        &[x.narrow(2, 0, prefix), x.narrow(2, query.first_key, query.len)],
-                        2,
-                    ),
+                    prefix => {
+                        Tensor::cat(&[x.narrow(2, 0, prefix), x.narrow(2, query.first_key, query.len)], 2)
+                    }
                 };
                 let scores = q.narrow(2, query.first, query.len).matmul(&part(&k).transpose(2, 3));
                 let _ = scores.narrow(3, query.prefix, query.len).g_add_(&query.bias);
@@ -213,10 +224,13 @@ impl<'a> Transformer<'a> {
         let size = patches.size();
         let (p, c) = (self.geometry.patch as i64, self.geometry.latent_channels as i64);
         let (rows, columns) = (self.geometry.token_rows() as i64, self.geometry.token_columns() as i64);
-        patches
-            .reshape([size[0], size[1], rows, columns, p, p, c])
-            .permute([0, 1, 6, 2, 4, 3, 5])
-            .reshape([size[0], size[1], c, rows * p, columns * p])
+        patches.reshape([size[0], size[1], rows, columns, p, p, c]).permute([0, 1, 6, 2, 4, 3, 5]).reshape([
+            size[0],
+            size[1],
+            c,
+            rows * p,
+            columns * p,
+        ])
     }
 
     /// Latents (B, F, c, h, w) to tokens (B, F, S, d): a convolution of stride p, as a matrix product.

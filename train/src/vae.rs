@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 use crate::params::{Init, Params, Scope, Spec};
 
 const NORM_EPS: f64 = 1e-6;
+const FIRST_LOG_VARIANCE: f32 = -6.0;
 
 /// The VAE that nextclip trains: one residual block a level, no attention, so that a board decodes it
 /// in a few milliseconds; 16 channels, so that small objects survive.
@@ -46,6 +47,11 @@ pub fn specs(config: &VaeConfig) -> Vec<Spec> {
     specs.norm("encoder.conv_norm_out", last);
     specs.conv("encoder.conv_out", last, 2 * latent, 3);
     specs.conv("quant_conv", 2 * latent, 2 * latent, 1);
+    // The posterior starts narrow: at a variance of one, noise would drown the first thousand steps.
+    let log_variances = [vec![0.0; latent], vec![FIRST_LOG_VARIANCE; latent]].concat();
+    if let Some(bias) = specs.0.last_mut() {
+        bias.init = Init::Values(log_variances);
+    }
 
     specs.conv("post_quant_conv", latent, latent, 1);
     specs.conv("decoder.conv_in", latent, last, 3);
@@ -202,7 +208,8 @@ pub fn standardise(params: &Params, mean: &Tensor, std: &Tensor) {
         let _ = (&mut weight, &mut bias);
 
         let scope = root.pp("post_quant_conv");
-        let (mut weight, mut bias) = (scope.full("weight").shallow_clone(), scope.full("bias").shallow_clone());
+        let (mut weight, mut bias) =
+            (scope.full("weight").shallow_clone(), scope.full("bias").shallow_clone());
         let shift = weight.squeeze_dims(&[2, 3]).matmul(mean);
         let _ = bias.g_add_(&shift);
         let _ = weight.g_mul_(&std.reshape([1, -1, 1, 1]));

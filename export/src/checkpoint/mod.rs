@@ -6,6 +6,7 @@ mod safetensors;
 mod tokens;
 mod weights;
 
+pub(crate) use config::read_json;
 pub use config::{read_transformer_config, read_vae_config};
 pub use error::{CheckpointError, Fault};
 pub use safetensors::{WeightFiles, vae_files};

@@ -1,9 +1,13 @@
 //! From a URI to a decoded stream: which elements open it, and how they find the picture among what it carries.
 
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+
+use nextclip_boards::{Elements, Family};
 
 use crate::chain::{make, origin};
 use crate::slot::Slot;
@@ -13,6 +17,8 @@ use crate::{Error, Frame, SourceConfig, SourceUri, feed};
 const JITTER_MS: u32 = 100;
 /// Connecting to and waiting for a network camera, each.
 const NETWORK_TIMEOUT_US: u64 = 5_000_000;
+/// Finding and reaching a network camera, each.
+const REACH: Duration = Duration::from_secs(4);
 
 /// Adds what opens the source, and leads its first video stream to `input`.
 pub(crate) fn attach(
@@ -27,10 +33,12 @@ pub(crate) fn attach(
         SourceUri::Test { seed, rate, size, seconds } => {
             let (width, height) = size.unwrap_or((config.width, config.height));
             let camera = feed::Camera { seed: *seed, rate: *rate, width, height, seconds: *seconds };
-            let source = feed::start(&camera, slot)?;
+            let source = feed::source(&camera)?;
             pipeline.add(&source).map_err(|err| broken(err.to_string()))?;
             let pad = source.static_pad("src").ok_or_else(|| broken("appsrc has no output".into()))?;
-            return pad.link(input).map(|_| ()).map_err(|err| broken(err.to_string()));
+            pad.link(input).map_err(|err| broken(err.to_string()))?;
+            let slot = slot.clone();
+            return feed::start(&camera, source, move || slot.is_closed());
         }
         SourceUri::File(path) => {
             let found = std::fs::metadata(path).map_err(|err| broken(err.to_string()))?;
@@ -64,8 +72,9 @@ pub(crate) fn attach(
 /// A pipeline description as one element with an output.
 fn described(description: &str, place: &str) -> Result<gst::Element, Error> {
     let mut context = gst::ParseContext::new();
+    // With an element behind it, the last part may be caps: "videotestsrc ! video/x-raw,width=320".
     let parsed = gst::parse::bin_from_description_full(
-        description,
+        &format!("{description} ! identity silent=true"),
         true,
         Some(&mut context),
         gst::ParseFlags::FATAL_ERRORS | gst::ParseFlags::NO_SINGLE_ELEMENT_BINS,
@@ -124,9 +133,10 @@ fn lead(pipeline: &gst::Pipeline, pad: &gst::Pad, caps: &gst::Caps, input: &gst:
     if !on_device {
         return pad.link(input).map(|_| ()).map_err(|err| err.to_string());
     }
-    let converters = nextclip_boards::Family::JetsonOrin.elements().converters;
+    let converters = Elements::of(Family::JetsonOrin, true).converters;
     let found = converters.iter().find_map(|name| gst::ElementFactory::make(name).build().ok());
-    let convert = found.ok_or_else(|| format!("pictures in GPU memory need one of {}", converters.join(", ")))?;
+    let convert =
+        found.ok_or_else(|| format!("pictures in GPU memory need one of {}", converters.join(", ")))?;
     pipeline.add(&convert).map_err(|err| err.to_string())?;
     let (Some(sink), Some(src)) = (convert.static_pad("sink"), convert.static_pad("src")) else {
         return Err("the converter has no pads".into());
@@ -138,6 +148,7 @@ fn lead(pipeline: &gst::Pipeline, pad: &gst::Pad, caps: &gst::Caps, input: &gst:
 
 fn attach_rtsp(pipeline: &gst::Pipeline, input: &gst::Pad, url: &url::Url, place: &str) -> Result<(), Error> {
     let broken = |cause: String| Error::Stream { uri: place.to_owned(), cause };
+    reach(url).map_err(broken)?;
     let source = make("rtspsrc", place)?;
     // TCP loses no packets, so pictures are whole; cameras without it are reached by rtspu://.
     let by_udp = url.scheme() == "rtspu";
@@ -165,11 +176,46 @@ fn attach_rtsp(pipeline: &gst::Pipeline, input: &gst::Pad, url: &url::Url, place
     Ok(())
 }
 
+/// Knocks at a camera's door: the system says "connection refused" or "no route" where rtspsrc says "generic error".
+fn reach(url: &url::Url) -> Result<(), String> {
+    let port = url.port().unwrap_or(if url.scheme() == "rtsps" { 322 } else { 554 });
+    let host = match url.host() {
+        Some(url::Host::Ipv6(address)) => address.to_string(),
+        Some(host) => host.to_string(),
+        None => return Err("it names no host".into()),
+    };
+    // Looking up a name has no timeout of its own, so it gets a thread that may outlive us.
+    let (report, found) = std::sync::mpsc::channel();
+    let name = host.clone();
+    std::thread::spawn(move || {
+        let addresses = (name.as_str(), port).to_socket_addrs().map(|all| all.collect::<Vec<_>>());
+        let _ = report.send(addresses);
+    });
+    let addresses = match found.recv_timeout(REACH) {
+        Ok(addresses) => addresses.map_err(|err| format!("{host} is not known: {err}"))?,
+        Err(_) => return Err(format!("no answer to the name {host} within {} s", REACH.as_secs())),
+    };
+    let mut last = format!("{host} has no address");
+    let until = Instant::now() + REACH;
+    for address in addresses {
+        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+        match TcpStream::connect_timeout(&address, left) {
+            Ok(_) => return Ok(()),
+            Err(err) => last = format!("{address} is not reached: {err}"),
+        }
+    }
+    Err(last)
+}
+
 /// An error in one line: what failed, and the element's own detail where it says more.
 pub(crate) fn cause(error: &gst::message::Error) -> String {
-    let text = error.error().message().trim_end_matches('.').to_owned();
+    one_line(&error.error(), error.debug())
+}
+
+pub(crate) fn one_line(error: &gst::glib::Error, debug: Option<gst::glib::GString>) -> String {
+    let text = error.message().trim_end_matches('.').to_owned();
     // The first line of the detail is a place in GStreamer's sources.
-    let debug = error.debug().unwrap_or_default();
+    let debug = debug.unwrap_or_default();
     let detail: Vec<&str> = debug.lines().skip(1).map(str::trim).filter(|line| !line.is_empty()).collect();
     let detail = detail.join(", ");
     if detail.is_empty() || text.contains(&detail) { text } else { format!("{text}: {detail}") }

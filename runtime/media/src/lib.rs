@@ -17,6 +17,7 @@
 //! ```
 
 mod chain;
+mod colour;
 mod draw;
 mod error;
 mod feed;
@@ -37,6 +38,7 @@ pub use nextclip_core::Picture;
 
 pub use error::Error;
 pub use fit::Fit;
+pub use mp4::Mp4Writer;
 pub use png::{load_png, save_png};
 pub use source::{Counts, Frame, Received, Source, SourceConfig};
 pub use uri::SourceUri;

@@ -1,1 +1,327 @@
 //! Line plots as pictures: axes, ticks, a legend.
+//!
+//! ```
+//! use nextclip_media::plot::{Line, Plot};
+//!
+//! let loss = (1..200).map(|step| (f64::from(step), 1.0 / f64::from(step))).collect();
+//! let plot = Plot { log_y: true, ..Plot::new("loss", "step", "mean squared error") };
+//! let picture = plot.with(Line::new("training", loss)).draw(640, 400);
+//! assert_eq!(picture.dim(), (400, 640, 3));
+//! ```
+
+use crate::Picture;
+use crate::draw::{Canvas, Colour, GREY, INK, RULE, Side, font, text_width};
+
+/// Colours of lines, in order; told apart also by eyes that do not see red and green.
+const PALETTE: [Colour; 6] =
+    [[31, 98, 178], [224, 112, 32], [24, 142, 108], [168, 60, 140], [90, 100, 112], [196, 160, 0]];
+
+/// Some lines over common axes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plot {
+    /// What is shown.
+    pub title: String,
+    /// What the horizontal axis counts, with its unit.
+    pub x_label: String,
+    /// What the vertical axis counts, with its unit.
+    pub y_label: String,
+    /// Horizontal axis in powers of ten: points at zero or below are left out.
+    pub log_x: bool,
+    /// Vertical axis in powers of ten: points at zero or below are left out.
+    pub log_y: bool,
+    /// Drawn in order, the last on top.
+    pub lines: Vec<Line>,
+}
+
+/// One line.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Line {
+    /// In the legend; a line without a name is not in it.
+    pub name: String,
+    /// Horizontal and vertical values. Points that are not finite break the line.
+    pub points: Vec<(f64, f64)>,
+    /// Thin and pale, as raw values behind their mean.
+    pub faint: bool,
+}
+
+impl Line {
+    /// A line in full colour.
+    pub fn new(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self { name: name.into(), points, faint: false }
+    }
+
+    /// The running mean over about `window` points, in full colour, to go over the faint raw line.
+    pub fn smoothed(&self, name: impl Into<String>, window: usize) -> Self {
+        let keep = 1.0 - 1.0 / window.max(1) as f64;
+        let (mut mean, mut weight) = (0.0, 0.0);
+        let finite = self.points.iter().filter(|(_, y)| y.is_finite());
+        let points = finite.map(|(x, y)| {
+            // Dividing by the weights so far keeps the start of the curve where its points are.
+            (mean, weight) = (keep * mean + (1.0 - keep) * y, keep * weight + (1.0 - keep));
+            (*x, mean / weight)
+        });
+        Self { name: name.into(), points: points.collect(), faint: false }
+    }
+
+    /// The same line, thin and pale.
+    pub fn faint(self) -> Self {
+        Self { faint: true, ..self }
+    }
+}
+
+impl Plot {
+    /// Axes without lines.
+    pub fn new(title: impl Into<String>, x_label: impl Into<String>, y_label: impl Into<String>) -> Self {
+        Self { title: title.into(), x_label: x_label.into(), y_label: y_label.into(), ..Self::default() }
+    }
+
+    /// With one more line.
+    pub fn with(mut self, line: Line) -> Self {
+        self.lines.push(line);
+        self
+    }
+
+    /// The plot as a picture of this size; at least 160 x 120, smaller sizes are enlarged.
+    pub fn draw(&self, width: usize, height: usize) -> Picture {
+        let (width, height) = (width.max(160), height.max(120));
+        let mut canvas = Canvas::new(width, height);
+        let points = || self.lines.iter().flat_map(|line| &line.points);
+        let x = Axis::over(points().map(|point| point.0), self.log_x, width / 90);
+        let y = Axis::over(points().map(|point| point.1), self.log_y, height / 48);
+
+        let widest = y.ticks.iter().map(|tick| text_width(&tick.label, &font::TEXT)).max().unwrap_or(0);
+        let frame = Frame {
+            left: 18 + widest,
+            right: width - 24,
+            top: if self.title.is_empty() { 40 } else { 68 },
+            bottom: height - 52,
+        };
+        self.grid(&mut canvas, &frame, &x, &y);
+        let mut colours = PALETTE.iter().cycle();
+        let mut legend = Vec::new();
+        for line in &self.lines {
+            // A faint line shares its colour with the line that goes over it.
+            let colour =
+                if line.faint { colours.clone().next() } else { colours.next() }.copied().unwrap_or(INK);
+            let (ink, thickness) = if line.faint { (pale(colour), 1.0) } else { (colour, 2.0) };
+            curve(&mut canvas, &frame, &x, &y, line, (ink, thickness));
+            if !line.name.is_empty() {
+                legend.push((line.name.as_str(), ink));
+            }
+        }
+        self.words(&mut canvas, &frame, &legend);
+        canvas.into_picture()
+    }
+
+    fn grid(&self, canvas: &mut Canvas, frame: &Frame, x: &Axis, y: &Axis) {
+        for tick in &y.ticks {
+            let row = frame.y(y.place(tick.value).unwrap_or(0.0)) as usize;
+            canvas.fill((frame.left, row), (frame.right - frame.left, 1), RULE);
+            canvas.text((frame.left - 8, row.saturating_sub(6)), &tick.label, &font::TEXT, GREY, Side::Left);
+        }
+        for tick in &x.ticks {
+            let column = frame.x(x.place(tick.value).unwrap_or(0.0)) as usize;
+            canvas.fill((column, frame.bottom), (1, 5), GREY);
+            canvas.text((column, frame.bottom + 9), &tick.label, &font::TEXT, GREY, Side::Middle);
+        }
+        canvas.fill((frame.left, frame.bottom), (frame.right - frame.left, 1), GREY);
+    }
+
+    fn words(&self, canvas: &mut Canvas, frame: &Frame, legend: &[(&str, Colour)]) {
+        if !self.title.is_empty() {
+            canvas.text((16, 12), &self.title, &font::TITLE, INK, Side::Right);
+        }
+        canvas.text((16, frame.top - 24), &self.y_label, &font::TEXT, GREY, Side::Right);
+        let middle = usize::midpoint(frame.left, frame.right);
+        canvas.text((middle, frame.bottom + 30), &self.x_label, &font::TEXT, GREY, Side::Middle);
+        // The legend stands above the plot, at its right end, where no curve runs.
+        let mut right = frame.right;
+        for (name, colour) in legend.iter().rev() {
+            canvas.text((right, frame.top - 24), name, &font::TEXT, INK, Side::Left);
+            right = right.saturating_sub(text_width(name, &font::TEXT) + 8);
+            canvas.fill((right.saturating_sub(18), frame.top - 19), (18, 3), *colour);
+            right = right.saturating_sub(36);
+        }
+    }
+}
+
+fn curve(canvas: &mut Canvas, frame: &Frame, x: &Axis, y: &Axis, line: &Line, pen: (Colour, f64)) {
+    let mut last = None;
+    for point in &line.points {
+        let at = x.place(point.0).zip(y.place(point.1)).map(|(right, up)| (frame.x(right), frame.y(up)));
+        // Points on the same pixel column are still drawn: their spread is what a noisy curve shows.
+        if let (Some(from), Some(to)) = (last, at) {
+            canvas.line(from, to, pen.1, pen.0);
+        } else if let (None, Some(at), 1) = (last, at, line.points.len()) {
+            canvas.line(at, at, 5.0, pen.0);
+        }
+        last = at;
+    }
+}
+
+fn pale(colour: Colour) -> Colour {
+    colour.map(|value| value / 3 + 166)
+}
+
+/// The plotted area, in pixels.
+struct Frame {
+    left: usize,
+    right: usize,
+    top: usize,
+    bottom: usize,
+}
+
+impl Frame {
+    fn x(&self, share: f64) -> f64 {
+        self.left as f64 + share * (self.right - self.left) as f64
+    }
+
+    fn y(&self, share: f64) -> f64 {
+        self.bottom as f64 - share * (self.bottom - self.top) as f64
+    }
+}
+
+struct Tick {
+    value: f64,
+    label: String,
+}
+
+/// From values to shares of an axis' length.
+struct Axis {
+    low: f64,
+    high: f64,
+    log: bool,
+    ticks: Vec<Tick>,
+}
+
+impl Axis {
+    fn over(values: impl Iterator<Item = f64>, log: bool, most_ticks: usize) -> Self {
+        let scaled = values.filter_map(|value| scale(value, log));
+        let (mut low, mut high) = scaled
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+        if low > high {
+            (low, high) = (0.0, 1.0);
+        }
+        if high - low < 1e-9 * high.abs().max(1e-9) {
+            let half = if low == 0.0 || log { 0.5 } else { low.abs() / 2.0 };
+            (low, high) = (low - half, high + half);
+        }
+        let most = most_ticks.max(2);
+        let mut axis = Self { low, high, log, ticks: Vec::new() };
+        axis.ticks = if log { axis.log_ticks(most) } else { axis.even_ticks(most) };
+        axis
+    }
+
+    /// 0 at the low end, 1 at the high one; `None` for what the axis can't show.
+    fn place(&self, value: f64) -> Option<f64> {
+        scale(value, self.log).map(|value| (value - self.low) / (self.high - self.low))
+    }
+
+    /// Ticks at 1, 2 or 5 times a power of ten; the axis grows to its outer ones.
+    fn even_ticks(&mut self, most: usize) -> Vec<Tick> {
+        let rough = (self.high - self.low) / most as f64;
+        let power = 10_f64.powf(rough.log10().floor());
+        let step =
+            [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= rough).unwrap_or(rough);
+        let (first, last) = ((self.low / step + 1e-9).floor(), (self.high / step - 1e-9).ceil());
+        (self.low, self.high) = (first * step, last * step);
+        let decimals = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
+        let count = (last - first).min(100.0) as usize;
+        let ticks = (0..=count).map(|n| (first + n as f64) * step);
+        ticks.map(|value| Tick { value, label: number(value, decimals) }).collect()
+    }
+
+    /// Ticks at powers of ten, and at twice and five times them where there is room.
+    fn log_ticks(&self, most: usize) -> Vec<Tick> {
+        let powers = (self.low.floor().max(-300.0) as i32)..=(self.high.ceil().min(300.0) as i32);
+        for (multiples, every) in
+            [(&[1.0, 2.0, 5.0][..], 1), (&[1.0], 1), (&[1.0], 2), (&[1.0], 5), (&[1.0], 20)]
+        {
+            let chosen = powers.clone().filter(|power| power % every == 0);
+            let values = chosen.flat_map(|power| multiples.iter().map(move |m| m * 10_f64.powi(power)));
+            let within = |value: &f64| (self.low - 1e-9..=self.high + 1e-9).contains(&value.log10());
+            let values: Vec<f64> = values.filter(within).collect();
+            if (2..=most).contains(&values.len()) {
+                return values.into_iter().map(|value| Tick { value, label: short(value) }).collect();
+            }
+        }
+        // Less than a tick's distance, or far too many: the ends speak for themselves.
+        [self.low, self.high]
+            .map(|end| 10_f64.powf(end))
+            .map(|value| Tick { value, label: short(value) })
+            .into()
+    }
+}
+
+fn scale(value: f64, log: bool) -> Option<f64> {
+    match log {
+        _ if !value.is_finite() => None,
+        true => (value > 0.0).then(|| value.log10()),
+        false => Some(value),
+    }
+}
+
+fn number(value: f64, decimals: usize) -> String {
+    if value.abs() >= 1e6 || (value != 0.0 && decimals >= 6) {
+        return short(value);
+    }
+    let value = if value == 0.0 { 0.0 } else { value };
+    format!("{value:.decimals$}")
+}
+
+/// Up to three digits.
+fn short(value: f64) -> String {
+    let size = value.abs();
+    if size != 0.0 && !(1e-3..1e5).contains(&size) {
+        return format!("{value:.1e}").replace(".0e", "e");
+    }
+    let decimals = (2.0 - size.max(1e-9).log10().floor()).clamp(0.0, 6.0) as usize;
+    let text = format!("{value:.decimals$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(axis: &Axis) -> Vec<&str> {
+        axis.ticks.iter().map(|tick| tick.label.as_str()).collect()
+    }
+
+    #[test]
+    fn ticks_are_round_numbers() {
+        let axis = Axis::over([0.03, 0.97].into_iter(), false, 6);
+        assert_eq!(labels(&axis), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
+        assert_eq!((axis.place(0.0), axis.place(1.0)), (Some(0.0), Some(1.0)));
+        let axis = Axis::over([0.02, 3.0].into_iter(), true, 8);
+        assert_eq!(labels(&axis), ["0.02", "0.05", "0.1", "0.2", "0.5", "1", "2"]);
+        let axis = Axis::over([1.0, 12_000.0].into_iter(), true, 6);
+        assert_eq!(labels(&axis), ["1", "10", "100", "1000", "10000"]);
+        assert_eq!(axis.place(0.0), None);
+    }
+
+    #[test]
+    fn odd_data_draws_something() {
+        for points in [
+            vec![],
+            vec![(1.0, 1.0)],
+            vec![(0.0, f64::NAN), (1.0, f64::INFINITY)],
+            vec![(0.0, -1.0), (1.0, -1.0)],
+            vec![(1e-300, 1e300), (1e300, 1e-300)],
+        ] {
+            for log in [false, true] {
+                let plot = Plot { log_x: log, log_y: log, ..Plot::new("t", "x", "y") };
+                assert_eq!(plot.with(Line::new("a", points.clone())).draw(1, 1).dim(), (120, 160, 3));
+            }
+        }
+    }
+
+    #[test]
+    fn the_running_mean_starts_at_the_first_point() {
+        let raw = Line::new("raw", vec![(0.0, 4.0), (1.0, 2.0), (2.0, f64::NAN), (3.0, 2.0)]);
+        let mean = raw.smoothed("mean", 2);
+        assert_eq!(mean.points.len(), 3);
+        assert_eq!(mean.points[0], (0.0, 4.0));
+        assert!((mean.points[1].1 - 8.0 / 3.0).abs() < 1e-12);
+    }
+}

@@ -34,8 +34,7 @@ pub fn load_png(path: impl AsRef<Path>) -> Result<Picture, Error> {
     let path = path.as_ref();
     let fail = |source| Error::Png { path: path.to_owned(), source };
     let file = std::fs::File::open(path).map_err(|err| fail(err.into()))?;
-    let image: DynamicImage =
-        image::load(std::io::BufReader::new(file), ImageFormat::Png).map_err(fail)?;
+    let image: DynamicImage = image::load(std::io::BufReader::new(file), ImageFormat::Png).map_err(fail)?;
     let image = image.into_rgb8();
     let (width, height) = (image.width() as usize, image.height() as usize);
     Picture::from_shape_vec((height, width, 3), image.into_raw()).map_err(|_| {

@@ -35,13 +35,13 @@ pub(crate) enum Taken<T> {
 pub(crate) struct Closed;
 
 pub(crate) struct Slot<T> {
-    capacity: usize,
     state: Mutex<State<T>>,
     changed: Condvar,
 }
 
 struct State<T> {
     items: VecDeque<T>,
+    capacity: usize,
     when_full: WhenFull,
     ending: Option<Ending>,
     closed: bool,
@@ -53,20 +53,21 @@ impl<T> Slot<T> {
     pub(crate) fn new(capacity: usize, when_full: WhenFull) -> Self {
         let state = State {
             items: VecDeque::new(),
+            capacity,
             when_full,
             ending: None,
             closed: false,
             arrived: 0,
             evicted: 0,
         };
-        Self { capacity, state: Mutex::new(state), changed: Condvar::new() }
+        Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Adds an item, waiting or evicting where there is no room.
     pub(crate) fn put(&self, item: T) -> Result<(), Closed> {
         let mut state = self.lock();
         state.arrived += 1;
-        while state.items.len() >= self.capacity && !state.closed {
+        while state.items.len() >= state.capacity && !state.closed {
             match state.when_full {
                 WhenFull::EvictOldest => {
                     state.items.pop_front();
@@ -124,8 +125,10 @@ impl<T> Slot<T> {
         }
     }
 
-    pub(crate) fn set_policy(&self, when_full: WhenFull) {
-        self.lock().when_full = when_full;
+    /// From now on only the newest item is kept, and nobody waits.
+    pub(crate) fn keep_newest(&self) {
+        let mut state = self.lock();
+        (state.capacity, state.when_full) = (1, WhenFull::EvictOldest);
     }
 
     pub(crate) fn end(&self, ending: Ending) {

@@ -1,6 +1,7 @@
 //! One stream of pictures of the model's size, with the time when each was captured.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,11 @@ use crate::chain::{self, Chain};
 use crate::slot::{Ending, Slot, Taken, WhenFull};
 use crate::{Error, Fit, Picture, SourceUri, head};
 
-/// How long a source may take to deliver its first picture.
-const CONNECT: Duration = Duration::from_secs(9);
+/// How long a camera may take to deliver its first picture.
+const CONNECT: [Duration; 1] = [Duration::from_secs(9)];
+/// The same for films, which are tried twice: GStreamer's decodebin may lose the error of a demuxer that fails while it
+/// is being connected, and then waits for ever. The second time the error nearly always gets through.
+const OPEN: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(6)];
 /// A camera that is silent for longer has died, though no error came.
 const STALL: Duration = Duration::from_secs(10);
 /// Frames held of a film: one in hand, one being made.
@@ -76,7 +80,9 @@ pub struct Source {
     decoder: Arc<OnceLock<String>>,
     fit: Fit,
     size: (usize, usize),
-    live: bool,
+    live: Arc<AtomicBool>,
+    /// Of the frame last taken.
+    newest_ns: u64,
     /// Since when nothing came.
     silent_since: Instant,
 }
@@ -99,49 +105,99 @@ impl SourceConfig {
     /// one line that names the source.
     pub fn build(&self) -> Result<Source, Error> {
         crate::init()?;
+        let tries = if matches!(self.uri, SourceUri::File(_)) { &OPEN[..] } else { &CONNECT };
+        let (last, before) = tries.split_last().unwrap_or((&CONNECT[0], &[]));
+        for patience in before {
+            match self.open()?.wait_first(*patience) {
+                Err(Error::Silent { .. }) => log::debug!("{}: silent, opened again", self.uri),
+                done => return done,
+            }
+        }
+        self.open()?.wait_first(*last)
+    }
+
+    fn open(&self) -> Result<Source, Error> {
         let uri = self.uri.to_string();
         let chain = chain::build(self.width, self.height, self.fit, &uri)?;
         let pipeline = gst::Pipeline::new();
         let slot = Arc::new(Slot::new(AHEAD, WhenFull::Block));
-        let format = Arc::new(OnceLock::new());
-        let decoder = watch_decoder(&pipeline);
         // From here on, dropping the source stops the pipeline, also where the next step fails.
         let source = Source {
-            uri: uri.clone(),
-            pipeline: pipeline.clone(),
-            slot: slot.clone(),
-            format: format.clone(),
-            decoder,
+            uri,
+            decoder: watch_decoder(&pipeline),
+            pipeline,
+            slot,
+            format: Arc::default(),
             fit: self.fit,
             size: (self.width, self.height),
-            live: false,
+            live: Arc::default(),
+            newest_ns: 0,
             silent_since: Instant::now(),
         };
-        watch_bus(&pipeline, &slot)?;
-        pipeline.add(&chain.bin).map_err(|err| source.fault(err.to_string()))?;
-        head::attach(&pipeline, &chain.input, self, &slot)?;
-        source.start(chain, self.realtime)
+        watch_bus(&source.pipeline, &source.slot, &source.uri)?;
+        source.pipeline.add(&chain.bin).map_err(|err| source.fault(err.to_string()))?;
+        head::attach(&source.pipeline, &chain.input, self, &source.slot)?;
+        source.receive_from(&chain);
+        source.start(&chain, self.realtime)?;
+        Ok(source)
     }
 }
 
 impl Source {
-    fn start(mut self, chain: Chain, realtime: bool) -> Result<Source, Error> {
+    fn start(&self, chain: &Chain, realtime: bool) -> Result<(), Error> {
         // A live source says so on the way to "paused", where it delivers nothing yet.
         let paused = self.pipeline.set_state(gst::State::Paused);
-        self.live = matches!(paused, Ok(gst::StateChangeSuccess::NoPreroll));
-        let newest_wins = self.live || realtime;
-        if newest_wins {
-            self.slot.set_policy(WhenFull::EvictOldest);
+        let live = matches!(paused, Ok(gst::StateChangeSuccess::NoPreroll));
+        self.live.store(live, Ordering::Relaxed);
+        if live || realtime {
+            self.slot.keep_newest();
         }
-        chain.sink.set_sync(realtime && !self.live);
-        // Only the callbacks can hold frames, so appsink's own queue need not.
+        chain.sink.set_sync(realtime && !live);
+        match paused.and_then(|_| self.pipeline.set_state(gst::State::Playing)) {
+            Ok(_) => Ok(()),
+            // The cause is on its way over the bus, or never comes.
+            Err(err) => match self.slot.wait_first(Duration::from_secs(1)) {
+                Some(Err(Ending::Fault(cause))) => Err(self.fault(cause)),
+                _ => Err(self.fault(err.to_string())),
+            },
+        }
+    }
+
+    /// Copies every picture that reaches the sink into the slot.
+    fn receive_from(&self, chain: &Chain) {
+        let (slot, slot_at_end, input) = (self.slot.clone(), self.slot.clone(), chain.input.clone());
+        let (format, live) = (self.format.clone(), self.live.clone());
+        let mut newest_ns = 0;
+        let new_sample = move |sink: &gstreamer_app::AppSink| {
+            let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+            let picture = chain::picture_of(&sample).map_err(|cause| {
+                slot.end(Ending::Fault(cause));
+                gst::FlowError::Error
+            })?;
+            if format.get().is_none()
+                && let Some(found) = input.current_caps().as_deref().and_then(format_of)
+            {
+                let _ = format.set(found);
+            }
+            let running = running_time(&sample);
+            // Streams without times of their own are counted on by their frame's length.
+            let captured_ns = running.map_or(newest_ns, gst::ClockTime::nseconds);
+            let length = sample.buffer().and_then(|buffer| buffer.duration());
+            newest_ns = captured_ns + length.map_or(1, gst::ClockTime::nseconds);
+            let age = if live.load(Ordering::Relaxed) { age(sink, captured_ns) } else { Duration::ZERO };
+            let now = Instant::now();
+            let captured_at = now.checked_sub(age).unwrap_or(now);
+            slot.put(Frame { picture, captured_ns, captured_at }).map_err(|_| gst::FlowError::Flushing)?;
+            Ok(gst::FlowSuccess::Ok)
+        };
+        let eos = move |_: &gstreamer_app::AppSink| slot_at_end.end(Ending::End);
+        // The slot holds what waits, so appsink's own queue need not.
         chain.sink.set_max_buffers(1);
-        receive_into(&chain, &self.slot, &self.format, self.live);
-        if paused.is_ok() {
-            // A failure arrives on the bus, with its cause.
-            let _ = self.pipeline.set_state(gst::State::Playing);
-        }
-        match self.slot.wait_first(CONNECT) {
+        chain.sink.set_callbacks(AppSinkCallbacks::builder().new_sample(new_sample).eos(eos).build());
+    }
+
+    fn wait_first(mut self, patience: Duration) -> Result<Source, Error> {
+        match self.slot.wait_first(patience) {
             Some(Ok(())) => {
                 log::info!("{}", self.describe());
                 self.silent_since = Instant::now();
@@ -149,8 +205,7 @@ impl Source {
             }
             Some(Err(Ending::Fault(cause))) => Err(self.fault(cause)),
             Some(Err(Ending::End)) => Err(self.fault("the stream holds no picture".into())),
-            None if paused.is_err() => Err(self.fault("the pipeline does not start".into())),
-            None => Err(self.silent(CONNECT)),
+            None => Err(self.silent(patience)),
         }
     }
 
@@ -162,11 +217,17 @@ impl Source {
         match self.slot.take(timeout) {
             Taken::Item(frame) => {
                 self.silent_since = Instant::now();
+                self.newest_ns = frame.captured_ns;
                 Ok(Received::Frame(frame))
             }
-            Taken::Ended(Ending::End) => Ok(Received::End),
+            Taken::Ended(Ending::End) => {
+                self.note_truncation();
+                Ok(Received::End)
+            }
             Taken::Ended(Ending::Fault(cause)) => Err(self.fault(cause)),
-            Taken::TimedOut if self.live && self.silent_since.elapsed() > STALL => Err(self.silent(STALL)),
+            Taken::TimedOut if self.is_live() && self.silent_since.elapsed() > STALL => {
+                Err(self.silent(STALL))
+            }
             Taken::TimedOut => Ok(Received::TimedOut),
         }
     }
@@ -179,7 +240,7 @@ impl Source {
 
     /// Whether pictures come at their own pace from somewhere that can't wait.
     pub fn is_live(&self) -> bool {
-        self.live
+        self.live.load(Ordering::Relaxed)
     }
 
     /// Frames a second, numerator and denominator, as the stream says; `None` where it varies or is not told.
@@ -195,6 +256,15 @@ impl Source {
         };
         let decoder = self.decoder.get().map_or(String::new(), |name| format!(" from {name}"));
         format!("{}: {format}{decoder}, {fit} to {width}x{height}", self.uri)
+    }
+
+    /// A cut-off film ends like a whole one, but long before its own idea of its length.
+    fn note_truncation(&self) {
+        let told = self.pipeline.query_duration::<gst::ClockTime>().map_or(0, gst::ClockTime::nseconds);
+        let (told_s, seen_s) = (told as f64 / 1e9, self.newest_ns as f64 / 1e9);
+        if told_s > seen_s * 1.1 + 2.0 {
+            log::warn!("{}: ended at {seen_s:.1} s of {told_s:.1} s; the film may be cut off", self.uri);
+        }
     }
 
     pub(crate) fn silent(&self, waited: Duration) -> Error {
@@ -229,35 +299,6 @@ impl fmt::Display for Format {
         }
         write!(f, ", {}", self.pixels)
     }
-}
-
-/// Copies every picture that reaches the sink into the slot.
-fn receive_into(chain: &Chain, slot: &Arc<Slot<Frame>>, format: &Arc<OnceLock<Format>>, live: bool) {
-    let (slot, slot_at_end, format, input) = (slot.clone(), slot.clone(), format.clone(), chain.input.clone());
-    let mut newest_ns = 0;
-    let new_sample = move |sink: &gstreamer_app::AppSink| {
-        let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-        let picture = chain::picture_of(&sample).map_err(|cause| {
-            slot.end(Ending::Fault(cause));
-            gst::FlowError::Error
-        })?;
-        if format.get().is_none()
-            && let Some(found) = input.current_caps().as_deref().and_then(format_of)
-        {
-            let _ = format.set(found);
-        }
-        let running = running_time(&sample);
-        // Streams without times of their own are counted on by their frame's length.
-        let captured_ns = running.map_or(newest_ns, gst::ClockTime::nseconds);
-        newest_ns = captured_ns + sample.buffer().and_then(|b| b.duration()).map_or(1, gst::ClockTime::nseconds);
-        let age = if live { age(sink, captured_ns) } else { Duration::ZERO };
-        let now = Instant::now();
-        let captured_at = now.checked_sub(age).unwrap_or(now);
-        slot.put(Frame { picture, captured_ns, captured_at }).map_err(|_| gst::FlowError::Flushing)?;
-        Ok(gst::FlowSuccess::Ok)
-    };
-    let eos = move |_: &gstreamer_app::AppSink| slot_at_end.end(Ending::End);
-    chain.sink.set_callbacks(AppSinkCallbacks::builder().new_sample(new_sample).eos(eos).build());
 }
 
 fn running_time(sample: &gst::SampleRef) -> Option<gst::ClockTime> {
@@ -298,15 +339,17 @@ fn watch_decoder(pipeline: &gst::Pipeline) -> Arc<OnceLock<String>> {
 }
 
 /// Ends the slot at the first error, in whichever thread it is posted.
-fn watch_bus(pipeline: &gst::Pipeline, slot: &Arc<Slot<Frame>>) -> Result<(), Error> {
+fn watch_bus(pipeline: &gst::Pipeline, slot: &Arc<Slot<Frame>>, uri: &str) -> Result<(), Error> {
+    let (slot, uri) = (slot.clone(), uri.to_owned());
     let Some(bus) = pipeline.bus() else {
-        return Err(Error::Stream { uri: pipeline.name().to_string(), cause: "the pipeline has no bus".into() });
+        return Err(Error::Stream { uri, cause: "the pipeline has no bus".into() });
     };
-    let slot = slot.clone();
     bus.set_sync_handler(move |_, message| {
         match message.view() {
             gst::MessageView::Error(error) => slot.end(Ending::Fault(head::cause(error))),
-            gst::MessageView::Warning(warning) => log::debug!("{warning:?}"),
+            gst::MessageView::Warning(warning) => {
+                log::warn!("{uri}: {}", head::one_line(&warning.error(), warning.debug()));
+            }
             _ => {}
         }
         gst::BusSyncReply::Drop

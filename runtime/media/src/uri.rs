@@ -58,7 +58,8 @@ impl FromStr for SourceUri {
             "file" => {
                 let url = Url::parse(text).map_err(|err| fail(err.to_string()))?;
                 let path = url.to_file_path();
-                path.map(SourceUri::File).map_err(|()| fail("expected file:///path, with three slashes".into()))
+                path.map(SourceUri::File)
+                    .map_err(|()| fail("expected file:///path, with three slashes".into()))
             }
             "rtsp" | "rtsps" | "rtspt" | "rtspu" => {
                 let url = Url::parse(text).map_err(|err| fail(err.to_string()))?;
@@ -69,7 +70,10 @@ impl FromStr for SourceUri {
             }
             "v4l2" if rest.starts_with('/') => Ok(SourceUri::V4l2(rest.into())),
             "v4l2" => Err(fail("expected v4l2:///dev/video0, with three slashes".into())),
-            "csi" => rest.parse().map(SourceUri::Csi).map_err(|_| fail("expected csi://0, the sensor's number".into())),
+            "csi" => rest
+                .parse()
+                .map(SourceUri::Csi)
+                .map_err(|_| fail("expected csi://0, the sensor's number".into())),
             _ => Err(fail(format!("the scheme {scheme:?} is not known; {EXAMPLES}"))),
         }
     }
@@ -88,7 +92,10 @@ fn parse_test(rest: &str) -> Result<SourceUri, String> {
         let wrong = |expected| format!("{key}={value:?} is not {expected}");
         match key {
             "seed" => seed = value.parse().map_err(|_| wrong("a whole number"))?,
-            "fps" => rate = parse_rate(value).ok_or_else(|| wrong("a rate like 30, 12.5 or 30000/1001, up to 1000"))?,
+            "fps" => {
+                rate = parse_rate(value)
+                    .ok_or_else(|| wrong("a rate like 30, 12.5 or 30000/1001, up to 1000"))?;
+            }
             "size" => size = Some(parse_size(value).ok_or_else(|| wrong("a size like 640x480, up to 8192"))?),
             "seconds" => seconds = Some(value.parse().map_err(|_| wrong("a whole number of seconds"))?),
             _ => return Err(format!("{key:?} is none of seed, fps, size, seconds")),
@@ -176,7 +183,10 @@ mod tests {
         }
         assert_eq!(parse("file:///films/a%20b.mp4"), SourceUri::File("/films/a b.mp4".into()));
         assert_eq!(parse("test://"), parse("test://?seed=1&fps=30/1"));
-        assert_eq!(parse("test://?fps=12.5"), SourceUri::Test { seed: 1, rate: (125, 10), size: None, seconds: None });
+        assert_eq!(
+            parse("test://?fps=12.5"),
+            SourceUri::Test { seed: 1, rate: (125, 10), size: None, seconds: None }
+        );
     }
 
     #[test]

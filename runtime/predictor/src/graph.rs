@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use ndarray::ArrayViewD;
-use nextclip_core::manifest::{Dtype, Graph, TensorSpec};
+use nextclip_core::manifest::{Dtype, Graph};
 use ort::session::{Session, SessionInputValue};
-use ort::session::builder::{BuilderResult, GraphOptimizationLevel, SessionBuilder};
-use ort::value::{Outlet, PrimitiveTensorElementType, TensorElementType, TensorRef};
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::value::{PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
 
-use crate::contract::first_difference;
+use crate::contract::{first_difference, listed};
 use crate::error::Error;
 use crate::library;
 
@@ -31,7 +31,7 @@ impl Provider {
 
     /// The CPU provider is always registered by ONNX Runtime; any other registers itself here, and fails
     /// where it cannot run instead of leaving the work to the CPU.
-    fn register(self, builder: SessionBuilder) -> BuilderResult {
+    fn register(self, builder: SessionBuilder) -> ort::Result<SessionBuilder> {
         match self {
             Self::Cpu => Ok(builder),
         }
@@ -80,26 +80,16 @@ impl GraphSession {
         let path = bundle.join(&graph.path);
         let fault = |source| Error::Load { graph: name, path: path.clone(), source };
         let session = Session::builder(&environment)
-            .and_then(|builder| Ok(options(builder, threads)?))
-            .and_then(|builder| Ok(provider.register(builder)?))
+            .and_then(|builder| options(builder, threads))
+            .and_then(|builder| provider.register(builder))
             .and_then(|mut builder| builder.commit_from_file(&path))
             .map_err(fault)?;
-        for (side, outlets, expected) in
-            [("input", session.inputs(), &graph.inputs), ("output", session.outputs(), &graph.outputs)]
-        {
-            let found: Vec<TensorSpec> = outlets.iter().map(described).collect::<Result<_, _>>().map_err(
-                |(tensor, found)| Error::Mismatch {
-                    graph: name,
-                    side,
-                    expected: expected
-                        .iter()
-                        .find(|spec| spec.name == tensor)
-                        .map_or_else(|| "nothing".into(), |spec| format!("{}{:?}", spec.dtype, spec.shape)),
-                    name: tensor,
-                    found,
-                },
-            )?;
-            if let Some((tensor, found, expected)) = first_difference(&found, expected) {
+        let sides =
+            [("input", session.inputs(), &graph.inputs), ("output", session.outputs(), &graph.outputs)];
+        for (side, outlets, specs) in sides {
+            let found: Vec<_> =
+                outlets.iter().map(|outlet| (outlet.name().to_owned(), described(outlet.dtype()))).collect();
+            if let Some((tensor, found, expected)) = first_difference(&found, &listed(specs)) {
                 return Err(Error::Mismatch { graph: name, side, name: tensor, found, expected });
             }
         }
@@ -135,28 +125,30 @@ impl GraphSession {
     }
 }
 
-fn options(builder: SessionBuilder, threads: Option<usize>) -> BuilderResult {
+fn options(builder: SessionBuilder, threads: Option<usize>) -> ort::Result<SessionBuilder> {
     let builder = builder
         .with_optimization_level(GraphOptimizationLevel::All)?
         // Between two frames there is nothing to wait for: idle threads must not burn a board's power.
         .with_config_entry("session.force_spinning_stop", "1")?;
     match threads {
-        Some(threads) => builder.with_intra_threads(threads),
+        Some(threads) => Ok(builder.with_intra_threads(threads)?),
         None => Ok(builder),
     }
 }
 
-/// A session's input or output as a manifest would write it, or its name and what it is instead.
-fn described(outlet: &Outlet) -> Result<TensorSpec, (String, String)> {
-    let other = || (outlet.name().to_owned(), outlet.dtype().to_string());
-    let dtype = match outlet.dtype().tensor_type().ok_or_else(other)? {
-        TensorElementType::Uint8 => Dtype::U8,
-        TensorElementType::Int64 => Dtype::I64,
-        TensorElementType::Float32 => Dtype::F32,
-        TensorElementType::Float16 => Dtype::F16,
-        _ => return Err(other()),
+/// A session's input or output as a manifest would write it: `f32[1, 4, 22, 40]`, `?` for an open size.
+fn described(value: &ValueType) -> String {
+    let (Some(element), Some(shape)) = (value.tensor_type(), value.tensor_shape()) else {
+        return value.to_string();
     };
-    let shape = outlet.dtype().tensor_shape().ok_or_else(other)?;
-    let shape = shape.iter().map(|&size| usize::try_from(size)).collect::<Result<_, _>>().map_err(|_| other())?;
-    Ok(TensorSpec { name: outlet.name().into(), dtype, shape })
+    let sizes: Vec<String> =
+        shape.iter().map(|&size| if size < 0 { "?".into() } else { size.to_string() }).collect();
+    let element = match element {
+        TensorElementType::Uint8 => Dtype::U8.to_string(),
+        TensorElementType::Int64 => Dtype::I64.to_string(),
+        TensorElementType::Float32 => Dtype::F32.to_string(),
+        TensorElementType::Float16 => Dtype::F16.to_string(),
+        other => other.to_string(),
+    };
+    format!("{element}[{}]", sizes.join(", "))
 }

@@ -125,14 +125,16 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Says that a key is unknown, and which was meant: one spelt alike, or the same word elsewhere.
+    /// Says that a key is unknown, and which was meant: a path spelt alike, or the word in another section.
     fn unknown(&self, path: &str) -> String {
-        let last = |key: &'static str| key.rsplit('.').next().unwrap_or(key);
-        let word = path.rsplit('.').next().unwrap_or(path);
-        let elsewhere = self.known.iter().find(|known| last(known) == word);
-        let sections = self.known.iter().filter_map(|known| known.split_once('.')).map(|(section, _)| section);
-        let alike = || values::nearest(path, self.known.iter().copied().chain(sections));
-        match elsewhere.copied().or_else(alike) {
+        let word = |path| str::rsplit(path, '.').next().unwrap_or(path);
+        let known = || self.known.iter().copied();
+        let sections = known().filter_map(|known| known.split_once('.')).map(|(section, _)| section);
+        let meant = values::nearest(path, known().chain(sections)).or_else(|| {
+            let alike = values::nearest(word(path), known().map(word))?;
+            known().find(|known| word(known) == alike)
+        });
+        match meant {
             Some(meant) => format!("is unknown, did you mean {meant}?"),
             None => "is unknown".into(),
         }

@@ -28,7 +28,8 @@ pub(super) fn number(value: f64, bounds: RangeInclusive<f64>) -> Result<f32, Str
 /// A duration with its unit: `30s`, `500ms`, `2m`, `1h`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, f64); 4] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-    let fault = || format!("{text:?} is not a duration: write a number and a unit, as in 30s, 500ms, 2m or 1h");
+    let fault =
+        || format!("{text:?} is not a duration: write a number and a unit, as in 30s, 500ms, 2m or 1h");
     let digits = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(fault)?;
     let (amount, unit) = text.split_at(digits);
     let scale = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(fault)?.1;
@@ -39,7 +40,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// The candidate that a mistyped `word` was probably meant to be.
 pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let bound = (word.len() / 3).max(2);
+    let bound = (word.len() / 3).max(1);
     let ranked = candidates.map(|candidate| (edit_distance(word, candidate), candidate));
     ranked.min().filter(|(distance, _)| *distance <= bound).map(|(_, candidate)| candidate)
 }

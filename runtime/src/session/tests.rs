@@ -113,13 +113,17 @@ impl Bench {
 }
 
 fn scored(events: &[Event]) -> Vec<&Scored> {
-    let scored = |event| if let &Event::Scored(scored) = &event { Some(scored.as_ref()) } else { None };
-    events.iter().filter_map(scored).collect()
+    events
+        .iter()
+        .filter_map(|event| if let Event::Scored(s) = event { Some(s.as_ref()) } else { None })
+        .collect()
 }
 
 fn issued(events: &[Event]) -> Vec<&Prediction> {
-    let issued = |event| if let &Event::Issued(issued) = &event { Some(issued.as_ref()) } else { None };
-    events.iter().filter_map(issued).collect()
+    events
+        .iter()
+        .filter_map(|event| if let Event::Issued(p) = event { Some(p.as_ref()) } else { None })
+        .collect()
 }
 
 fn dropped(events: &[Event]) -> Vec<Dropped> {
@@ -211,7 +215,8 @@ fn frames_off_the_grid_still_match() {
     let mut bench = Bench::new(Knowledge::Perfect, 0);
     let jitters = [0, 0, 60, 30, 99, 10, 0];
     let frames = jitters.iter().enumerate();
-    let events: Vec<_> = frames.flat_map(|(n, jitter)| bench.frame(n as u64, *jitter, Haste::Newest)).collect();
+    let events: Vec<_> =
+        frames.flat_map(|(n, jitter)| bench.frame(n as u64, *jitter, Haste::Newest)).collect();
     let first = scored(&events)[0];
     assert_eq!(first.psnr.frame_db, [Some(EXACT_COPY_DB); 3]);
 }

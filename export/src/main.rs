@@ -1,0 +1,160 @@
+//! `nextclip-export`: looks into checkpoints, writes bundles, compares them with reference tensors.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use nextclip_core::manifest::Target;
+use nextclip_export::model::Checkpoint;
+use nextclip_export::{Options, Plan, export, inspect, parity};
+
+/// Turns a checkpoint into a bundle: the folder of ONNX graphs that nextclipd runs.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+A checkpoint is a folder with config.json, model.safetensors (or shards with model.safetensors.index.json),
+tokenizer files and, for pixels in and out, vae/config.json and vae/diffusion_pytorch_model.safetensors.
+
+Examples:
+  nextclip-export inspect models/base
+  nextclip-export export models/base --out target/bundles/base-float
+  nextclip-export export video-gpt --out bundle --size 176x320 --history 56 --clip 24 --steps 50 --guidance 1.5
+  nextclip-export parity reference/a";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Shows what a checkpoint holds: sizes, parameters of each part, number formats, VAE, faults.
+    ///
+    /// Ends with code 1 where tensors are missing, left over or of the wrong shape; each is listed.
+    Inspect {
+        /// The checkpoint's folder.
+        checkpoint: PathBuf,
+    },
+    /// Writes a bundle, verifies it by opening and running it, then gives it its name.
+    ///
+    /// Sizes that are not given are those that the checkpoint was trained for, else the published model's.
+    /// A bundle of the same name is replaced only once the new one is complete.
+    Export(ExportArguments),
+    /// Exports a reference folder and compares the bundle with the published implementation's tensors.
+    ///
+    /// Prints one line a tensor and ends with code 1 above a difference of 1e-3.
+    Parity {
+        /// A checkpoint with case.json and expected.safetensors.
+        reference: PathBuf,
+    },
+}
+
+#[derive(clap::Args)]
+struct ExportArguments {
+    /// The checkpoint's folder.
+    checkpoint: PathBuf,
+    /// The bundle's folder.
+    #[arg(long)]
+    out: PathBuf,
+    /// Height and width of frames in pixels, each a multiple of 16: 176x320.
+    #[arg(long, value_name = "HxW", value_parser = size)]
+    size: Option<(usize, usize)>,
+    /// Frames that the model remembers (C).
+    #[arg(long, value_name = "C")]
+    history: Option<usize>,
+    /// Frames that it predicts at once (N).
+    #[arg(long, value_name = "N")]
+    clip: Option<usize>,
+    /// Time between two frames that the model sees, in milliseconds.
+    #[arg(long, value_name = "MS")]
+    interval_ms: Option<u32>,
+    /// Denoising steps a prediction; the runtime may choose others [default: 1 for a model trained by
+    /// nextclip, else 50].
+    #[arg(long, value_name = "K")]
+    steps: Option<usize>,
+    /// Shift of the time grid; above 1 spends more steps near noise [default: 1].
+    #[arg(long, value_name = "S")]
+    time_shift: Option<f32>,
+    /// Guidance scale; other than 1 adds a second branch to every step [default: 1].
+    #[arg(long, value_name = "G")]
+    guidance: Option<f32>,
+    /// What the graphs are laid out for.
+    #[arg(long, default_value = "cpu", value_parser = target)]
+    target: Target,
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let result = match Arguments::parse().command {
+        Command::Inspect { checkpoint } => run_inspect(&checkpoint),
+        Command::Export(arguments) => run_export(&arguments),
+        Command::Parity { reference } => run_parity(&reference),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("nextclip-export: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+#[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
+fn run_inspect(checkpoint: &Path) -> anyhow::Result<ExitCode> {
+    let report = inspect::inspect(checkpoint)?;
+    print!("{report}");
+    Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
+fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
+    let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
+    let options = Options {
+        size: arguments.size,
+        history: arguments.history,
+        clip: arguments.clip,
+        interval_ms: arguments.interval_ms,
+        steps: arguments.steps,
+        time_shift: arguments.time_shift,
+        guidance: arguments.guidance,
+    };
+    let plan = Plan::new(&checkpoint, &options)?;
+    let progress = progress_bar();
+    let manifest = export(&checkpoint, &plan, &arguments.out, &progress)?;
+    progress.finish_and_clear();
+    let bytes: u64 = manifest.files.values().map(|file| file.bytes).sum();
+    println!(
+        "{}: {} for {}, {:.1} MB",
+        arguments.out.display(),
+        manifest.source.name,
+        manifest.target,
+        bytes as f64 / 1e6
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+#[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
+fn run_parity(reference: &Path) -> anyhow::Result<ExitCode> {
+    let lines = parity::parity(reference)?;
+    for line in &lines {
+        println!("{line}");
+    }
+    let within = lines.iter().all(|line| line.max_abs <= parity::TOLERANCE);
+    Ok(if within { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Shown on a terminal only.
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:24} {bar:40} {bytes}/{total_bytes}");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn size(text: &str) -> Result<(usize, usize), String> {
+    let parts = text.split_once('x').and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
+    parts.ok_or_else(|| "must be height x width in pixels, like 176x320".into())
+}
+
+fn target(text: &str) -> Result<Target, String> {
+    match text {
+        "cpu" => Ok(Target::Cpu),
+        other => Err(format!("no target {other:?}; there is cpu")),
+    }
+}

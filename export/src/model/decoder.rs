@@ -1,0 +1,174 @@
+//! The decoder's layers over new tokens that see the remembered history and each other.
+
+use nextclip_core::Geometry;
+use nextclip_core::checkpoint::TransformerConfig;
+
+use super::embed::{RotaryTable, history_bias};
+use super::transformer::Layer;
+use crate::onnx::{GraphBuilder, Linear, Rotation, Value};
+
+/// The sizes that layer code needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) d_head: usize,
+    pub(super) epsilon: f64,
+}
+
+impl Sizes {
+    pub(super) fn new(config: &TransformerConfig) -> Self {
+        Self {
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            d_head: config.head_dim(),
+            epsilon: config.rms_norm_eps,
+        }
+    }
+
+    /// The rows of a fused projection that make queries.
+    fn query_rows(&self) -> std::ops::Range<usize> {
+        0..self.heads * self.d_head
+    }
+
+    /// The rows of a fused projection that make keys and values.
+    fn key_value_rows(&self) -> std::ops::Range<usize> {
+        self.heads * self.d_head..(self.heads + 2 * self.kv_heads) * self.d_head
+    }
+}
+
+/// The remembered frames as a graph reads them.
+pub(super) struct Memory {
+    /// (layers, B, n_kv, C * L, d_head), not rotated.
+    keys: Value,
+    /// (layers, B, n_kv, C * L, d_head).
+    values: Value,
+    /// Where each slot's frame is in the window.
+    rotation: Rotation,
+    /// (B, 1, 1, C * L): hides empty slots.
+    pub(super) bias: Value,
+}
+
+impl Memory {
+    pub(super) fn new(
+        g: &mut GraphBuilder,
+        [keys, values, slot_positions]: [&Value; 3],
+        table: &RotaryTable,
+        geometry: &Geometry,
+    ) -> Self {
+        let bias = history_bias(g, slot_positions, geometry);
+        // An empty slot's rotation does not matter, but its index must exist.
+        let first = g.index(0);
+        let frames = g.zip("Max", slot_positions, &first);
+        let rotation = table.blocks(g, &frames);
+        Self { keys: keys.clone(), values: values.clone(), rotation, bias }
+    }
+
+    /// The keys of layer `i`, rotated to their places, and its values: each (B, n_kv, C * L, d_head).
+    fn layer(&self, g: &mut GraphBuilder, i: usize) -> (Value, Value) {
+        let index = g.index(i as i64);
+        let (keys, values) = (g.gather(&self.keys, &index), g.gather(&self.values, &index));
+        (g.rotary(&keys, &self.rotation), values)
+    }
+}
+
+/// Queries, keys and values of tokens, each (B, heads, T, d_head), none of them rotated.
+pub(super) struct Heads {
+    pub(super) queries: Value,
+    pub(super) keys: Value,
+    pub(super) values: Value,
+}
+
+/// x (B, T, d), normalised -> heads of all three kinds.
+pub(super) fn heads(g: &mut GraphBuilder, x: &Value, qkv_proj: &Linear, sizes: &Sizes) -> Heads {
+    let (q, kv) = (sizes.heads * sizes.d_head, sizes.kv_heads * sizes.d_head);
+    let fused = g.linear(x, qkv_proj);
+    let [queries, keys, values] = g.split(&fused, 2, [q, kv, kv]);
+    Heads {
+        queries: by_head(g, &queries, sizes.d_head),
+        keys: by_head(g, &keys, sizes.d_head),
+        values: by_head(g, &values, sizes.d_head),
+    }
+}
+
+/// x (B, T, d), normalised -> heads of queries only.
+pub(super) fn queries(g: &mut GraphBuilder, x: &Value, qkv_proj: &Linear, sizes: &Sizes) -> Value {
+    let queries = g.linear(x, &qkv_proj.rows(sizes.query_rows()));
+    by_head(g, &queries, sizes.d_head)
+}
+
+/// x (B, T, d), normalised -> heads of keys and of values only.
+pub(super) fn keys_and_values(
+    g: &mut GraphBuilder,
+    x: &Value,
+    qkv_proj: &Linear,
+    sizes: &Sizes,
+) -> [Value; 2] {
+    let kv = sizes.kv_heads * sizes.d_head;
+    let fused = g.linear(x, &qkv_proj.rows(sizes.key_value_rows()));
+    g.split(&fused, 2, [kv, kv]).map(|part| by_head(g, &part, sizes.d_head))
+}
+
+/// (B, T, heads * d_head) -> (B, heads, T, d_head).
+fn by_head(g: &mut GraphBuilder, x: &Value, d_head: usize) -> Value {
+    let [batch, tokens, width] = [0, 1, 2].map(|axis| x.size(axis));
+    let x = g.reshape(x, &[batch, tokens, width / d_head, d_head]);
+    g.transpose(&x, &[0, 2, 1, 3])
+}
+
+/// Rotated queries over the memory of layer `i` followed by the tokens' own rotated keys; `bias` covers
+/// both, in that order. Returns (B, T, n_head * d_head).
+pub(super) fn attend_with_memory(
+    g: &mut GraphBuilder,
+    memory: &Memory,
+    i: usize,
+    [queries, keys, values]: [&Value; 3],
+    bias: &Value,
+) -> Value {
+    let (past_keys, past_values) = memory.layer(g, i);
+    let keys = g.concat(&[&past_keys, keys], 2);
+    let values = g.concat(&[&past_values, values], 2);
+    g.attention(queries, &keys, &values, Some(bias))
+}
+
+/// The bias over history and own tokens together: (B, 1, 1, C * L) and (T or 1, K) -> (B, 1, T or 1, C * L + K).
+pub(super) fn joint_bias(g: &mut GraphBuilder, memory: &Memory, own: &Value) -> Value {
+    let (batch, past) = (memory.bias.size(0), memory.bias.size(3));
+    let (tokens, keys) = (own.size(0), own.size(1));
+    let past = g.expand(&memory.bias, &[batch, 1, tokens, past]);
+    let own = g.reshape(own, &[1, 1, tokens, keys]);
+    let own = g.expand(&own, &[batch, 1, tokens, keys]);
+    g.concat(&[&past, &own], 3)
+}
+
+/// What follows attention in a layer: x (B, T, d) and the attention's (B, T, n_head * d_head) -> (B, T, d).
+pub(super) fn after_attention(
+    g: &mut GraphBuilder,
+    layer: &Layer,
+    x: &Value,
+    mixed: &Value,
+    sizes: &Sizes,
+) -> Value {
+    let attended = g.linear(mixed, &layer.o_proj);
+    let x = g.add(x, &attended);
+    let h = g.rms_norm(&x, &layer.post_attention_layernorm, sizes.epsilon);
+    let gate_up = g.linear(&h, &layer.gate_up_proj);
+    let half = gate_up.size(2) / 2;
+    let [gate, up] = g.split(&gate_up, 2, [half, half]);
+    let gate = g.silu(&gate);
+    let h = g.mul(&gate, &up);
+    let h = g.linear(&h, &layer.down_proj);
+    g.add(&x, &h)
+}
+
+/// Frame numbers first, first + 1, ... for `position` i64 (B): (B, frames).
+pub(super) fn frames_from(g: &mut GraphBuilder, position: &Value, frames: usize) -> Value {
+    let first = g.reshape(position, &[position.size(0), 1]);
+    let offsets = g.indices(&(0..frames as i64).collect::<Vec<_>>());
+    g.add(&first, &offsets)
+}
+
+/// Zeros where nothing is hidden: (1, keys).
+pub(super) fn open_bias(g: &mut GraphBuilder, keys: usize) -> Value {
+    g.table("nothing hidden", &[1, keys], vec![0.0; keys])
+}

@@ -1,0 +1,174 @@
+//! The two graphs of the VAE: frames to latents, latents to frames.
+
+use nextclip_core::Geometry;
+use nextclip_core::manifest::{CacheShape, Dtype, TensorSpec};
+use nextclip_predictor::{DECODE, ENCODE, GraphSpecs};
+
+use super::vae::{Attention, Level, MidBlock, Resnet, Vae};
+use crate::onnx::{Graph, GraphBuilder, GroupNorm, Value};
+
+/// Epsilon of every group norm of the VAE.
+const EPSILON: f32 = 1e-6;
+
+/// What pictures are at the border of a VAE graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pixels {
+    /// RGB samples 0 to 255 as cameras give them, (..., H, W, 3): what a bundle has.
+    U8,
+    /// -1 to 1, (..., 3, H, W): what reference tensors are given in. For comparison only.
+    F32,
+}
+
+/// Frames (B, H, W, 3) -> latents (B, c, h, w): the posterior's mean times the scaling factor.
+pub fn encode(vae: &Vae, geometry: &Geometry, cache: &CacheShape, pixels: Pixels) -> Graph {
+    let mut g = GraphBuilder::new(ENCODE);
+    let mut specs = GraphSpecs::encode(geometry, cache);
+    adapt(&mut specs.inputs[0], pixels);
+    let frames = g.input(&specs.inputs[0]);
+    let x = from_pixels(&mut g, &frames, pixels);
+    let moments = encoder(&mut g, vae, &x); // (B, 2 c, h, w)
+    let mean = g.slice(&moments, 1, 0..vae.latent_channels);
+    let factor = g.scalar(vae.scaling_factor);
+    let latents = g.mul(&mean, &factor);
+    g.output(&specs.outputs[0], &latents);
+    g.finish()
+}
+
+/// Latents (B, N, c, h, w) -> frames (B, N, H, W, 3).
+pub fn decode(vae: &Vae, geometry: &Geometry, cache: &CacheShape, pixels: Pixels) -> Graph {
+    let mut g = GraphBuilder::new(DECODE);
+    let mut specs = GraphSpecs::decode(geometry, cache);
+    adapt(&mut specs.outputs[0], pixels);
+    let latents = g.input(&specs.inputs[0]);
+    let pictures = cache.batch * geometry.clip;
+    let x = g.reshape(&latents, &[&[pictures], &latents.shape()[2..]].concat());
+    let factor = g.scalar(vae.scaling_factor);
+    let x = g.div(&x, &factor);
+    let x = decoder(&mut g, vae, &x); // (B * N, 3, H, W)
+    let frames = to_pixels(&mut g, &x, pixels);
+    let frames = g.reshape(&frames, &specs.outputs[0].shape);
+    g.output(&specs.outputs[0], &frames);
+    g.finish()
+}
+
+/// The border of a graph that compares with reference tensors.
+fn adapt(spec: &mut TensorSpec, pixels: Pixels) {
+    if pixels == Pixels::F32 {
+        spec.dtype = Dtype::F32;
+        let axes = spec.shape.len();
+        spec.shape[axes - 3..].rotate_right(1); // (H, W, 3) -> (3, H, W)
+    }
+}
+
+/// Pictures at the border -> (B, 3, H, W) from -1 to 1.
+fn from_pixels(g: &mut GraphBuilder, frames: &Value, pixels: Pixels) -> Value {
+    match pixels {
+        Pixels::F32 => frames.clone(),
+        Pixels::U8 => {
+            let planes = g.transpose(frames, &[0, 3, 1, 2]);
+            let samples = g.cast(&planes, Dtype::F32);
+            let (half, one) = (g.scalar(127.5), g.scalar(1.0));
+            let scaled = g.div(&samples, &half);
+            g.sub(&scaled, &one)
+        }
+    }
+}
+
+/// (B, 3, H, W) from -1 to 1 -> pictures at the border, rounded half to even.
+fn to_pixels(g: &mut GraphBuilder, x: &Value, pixels: Pixels) -> Value {
+    match pixels {
+        Pixels::F32 => x.clone(),
+        Pixels::U8 => {
+            let (half, one) = (g.scalar(127.5), g.scalar(1.0));
+            let raised = g.add(x, &one);
+            let samples = g.mul(&raised, &half);
+            let samples = g.map("Round", &samples);
+            let samples = g.clip(&samples, 0.0, 255.0);
+            let samples = g.cast(&samples, Dtype::U8);
+            g.transpose(&samples, &[0, 2, 3, 1])
+        }
+    }
+}
+
+/// (B, 3, H, W) -> mean and log variance (B, 2 c, h, w).
+fn encoder(g: &mut GraphBuilder, vae: &Vae, x: &Value) -> Value {
+    let encoder = &vae.encoder;
+    let mut x = g.conv(x, &encoder.conv_in);
+    for Level { resnets, resample } in &encoder.down_blocks {
+        x = resnets.iter().fold(x, |x, block| resnet(g, block, &x));
+        if let Some(conv) = resample {
+            // Zeros below and to the right only, as diffusers pads before a convolution of stride 2.
+            x = g.conv_strided(&x, conv, 2, [0, 0, 1, 1]);
+        }
+    }
+    x = mid_block(g, &encoder.mid_block, &x);
+    x = norm_silu(g, &x, &encoder.conv_norm_out);
+    x = g.conv(&x, &encoder.conv_out);
+    match &vae.quant_conv {
+        Some(conv) => g.conv(&x, conv),
+        None => x,
+    }
+}
+
+/// Unscaled latents (B, c, h, w) -> (B, 3, H, W).
+fn decoder(g: &mut GraphBuilder, vae: &Vae, x: &Value) -> Value {
+    let decoder = &vae.decoder;
+    let x = match &vae.post_quant_conv {
+        Some(conv) => g.conv(x, conv),
+        None => x.clone(),
+    };
+    let x = g.conv(&x, &decoder.conv_in);
+    let mut x = mid_block(g, &decoder.mid_block, &x);
+    for Level { resnets, resample } in &decoder.up_blocks {
+        x = resnets.iter().fold(x, |x, block| resnet(g, block, &x));
+        if let Some(conv) = resample {
+            x = g.upsample_nearest_2x(&x);
+            x = g.conv(&x, conv);
+        }
+    }
+    x = norm_silu(g, &x, &decoder.conv_norm_out);
+    g.conv(&x, &decoder.conv_out)
+}
+
+fn mid_block(g: &mut GraphBuilder, block: &MidBlock, x: &Value) -> Value {
+    let mut x = resnet(g, &block.resnets[0], x);
+    if let Some(layer) = &block.attention {
+        x = attention(g, layer, &x);
+    }
+    resnet(g, &block.resnets[1], &x)
+}
+
+fn resnet(g: &mut GraphBuilder, block: &Resnet, x: &Value) -> Value {
+    let h = norm_silu(g, x, &block.norm1);
+    let h = g.conv(&h, &block.conv1);
+    let h = norm_silu(g, &h, &block.norm2);
+    let h = g.conv(&h, &block.conv2);
+    let shortcut = match &block.conv_shortcut {
+        Some(conv) => g.conv(x, conv),
+        None => x.clone(),
+    };
+    g.add(&shortcut, &h)
+}
+
+fn norm_silu(g: &mut GraphBuilder, x: &Value, norm: &GroupNorm) -> Value {
+    let normal = g.group_norm(x, norm, EPSILON);
+    g.silu(&normal)
+}
+
+/// Every cell of (B, c, h, w) sees every other.
+fn attention(g: &mut GraphBuilder, layer: &Attention, x: &Value) -> Value {
+    let [batch, channels, rows, columns] = [0, 1, 2, 3].map(|axis| x.size(axis));
+    let cells = rows * columns;
+    let h = g.group_norm(x, &layer.group_norm, EPSILON);
+    let h = g.reshape(&h, &[batch, channels, cells]);
+    let h = g.transpose(&h, &[0, 2, 1]); // (B, cells, c)
+    let [q, k, v] = [&layer.to_q, &layer.to_k, &layer.to_v].map(|projection| {
+        let projected = g.linear(&h, projection);
+        g.reshape(&projected, &[batch, 1, cells, channels])
+    });
+    let mixed = g.attention(&q, &k, &v, None); // (B, cells, c)
+    let mixed = g.linear(&mixed, &layer.to_out);
+    let mixed = g.transpose(&mixed, &[0, 2, 1]);
+    let mixed = g.reshape(&mixed, &[batch, channels, rows, columns]);
+    g.add(x, &mixed)
+}

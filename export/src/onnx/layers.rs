@@ -1,0 +1,172 @@
+//! Layers of neural networks as ONNX operators, each in one place: what a target or a precision changes,
+//! it changes here.
+
+use super::builder::{GraphBuilder, Layout, Value};
+use crate::checkpoint::Weight;
+
+/// A linear layer: weight (out, in) or, of a patch embedding, (out, c, p, p), and a bias (out).
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// (out, in), or (out, in...) with the further axes flattened.
+    pub weight: Weight,
+    /// (out).
+    pub bias: Option<Weight>,
+}
+
+impl Linear {
+    /// The layer that computes only the outputs `rows`.
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> Self {
+        let bias = self.bias.as_ref().map(|bias| bias.rows(rows.clone()));
+        Self { weight: self.weight.rows(rows), bias }
+    }
+}
+
+/// A 2-D convolution: weight (out, in, k, k), bias (out).
+#[derive(Clone, Debug)]
+pub struct Conv {
+    /// (out, in, k, k).
+    pub weight: Weight,
+    /// (out).
+    pub bias: Weight,
+}
+
+/// Group normalisation with a scale and a shift a channel.
+#[derive(Clone, Debug)]
+pub struct GroupNorm {
+    /// (c).
+    pub weight: Weight,
+    /// (c).
+    pub bias: Weight,
+    /// Groups of channels that share mean and variance.
+    pub groups: usize,
+}
+
+/// Cosines and signed sines of token positions, each (B, 1, T, d_head): the first half of a head turns
+/// by minus the sine, the second by plus.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    /// (B, 1, T, d_head).
+    pub cos: Value,
+    /// (B, 1, T, d_head), the first half negated.
+    pub sin: Value,
+}
+
+impl GraphBuilder {
+    /// x (..., in) -> (..., out).
+    pub fn linear(&mut self, x: &Value, layer: &Linear) -> Value {
+        self.within(path(&layer.weight), |g| {
+            let weight = g.weight(&layer.weight, Layout::Transposed);
+            let product = g.matmul(x, &weight);
+            match &layer.bias {
+                Some(bias) => {
+                    let bias = g.weight(bias, Layout::AsStored);
+                    g.add(&product, &bias)
+                }
+                None => product,
+            }
+        })
+    }
+
+    /// x * sigmoid(x).
+    pub fn silu(&mut self, x: &Value) -> Value {
+        let gate = self.map("Sigmoid", x);
+        self.mul(x, &gate)
+    }
+
+    /// x / sqrt(mean(x^2) + epsilon) * weight over the last axis. In the order of operators that ONNX
+    /// Runtime knows as one.
+    pub fn rms_norm(&mut self, x: &Value, weight: &Weight, epsilon: f64) -> Value {
+        self.within(path(weight), |g| {
+            let (two, epsilon) = (g.scalar(2.0), g.scalar(epsilon as f32));
+            let square = g.zip("Pow", x, &two);
+            let mean = g.mean(&square, 1);
+            let sum = g.add(&mean, &epsilon);
+            let root = g.map("Sqrt", &sum);
+            let normal = g.div(x, &root);
+            let weight = g.weight(weight, Layout::AsStored);
+            g.mul(&normal, &weight)
+        })
+    }
+
+    /// Mean 0 and variance 1 over the last axis.
+    pub fn layer_norm(&mut self, x: &Value, epsilon: f32) -> Value {
+        let mean = self.mean(x, 1);
+        let centred = self.sub(x, &mean);
+        let (two, epsilon) = (self.scalar(2.0), self.scalar(epsilon));
+        let square = self.zip("Pow", &centred, &two);
+        let variance = self.mean(&square, 1);
+        let sum = self.add(&variance, &epsilon);
+        let root = self.map("Sqrt", &sum);
+        self.div(&centred, &root)
+    }
+
+    /// Rotary embedding, rotate-half, of x (B, heads, T, d_head).
+    pub fn rotary(&mut self, x: &Value, rotation: &Rotation) -> Value {
+        let half = x.size(3) / 2;
+        let [first, second] = self.split(x, 3, [half, half]);
+        let swapped = self.concat(&[&second, &first], 3);
+        let (along, across) = (self.mul(x, &rotation.cos), self.mul(&swapped, &rotation.sin));
+        self.add(&along, &across)
+    }
+
+    /// softmax(q k^T / sqrt(d_head) + bias) v for q (B, n_head, T, d_head), k and v (B, n_kv, K, d_head)
+    /// and a bias that broadcasts to (B, 1, T, K); returns (B, T, n_head * d_head). Where heads share
+    /// keys, their queries are stacked, so that no key is copied.
+    pub fn attention(&mut self, q: &Value, k: &Value, v: &Value, bias: Option<&Value>) -> Value {
+        let [batch, heads, tokens, d_head] = [0, 1, 2, 3].map(|axis| q.size(axis));
+        let (kv_heads, keys) = (k.size(1), k.size(2));
+        let shared = heads / kv_heads;
+        let stacked = self.reshape(q, &[batch, kv_heads, shared * tokens, d_head]);
+        let k = self.transpose(k, &[0, 1, 3, 2]);
+        let scores = self.matmul(&stacked, &k);
+        let scale = self.scalar(1.0 / (d_head as f32).sqrt());
+        let mut scores = self.mul(&scores, &scale); // (B, n_kv, shared * T, K)
+        if let Some(bias) = bias {
+            scores = self.reshape(&scores, &[batch, heads, tokens, keys]);
+            scores = self.add(&scores, bias);
+        }
+        let weights = self.softmax(&scores);
+        let weights = self.reshape(&weights, &[batch, kv_heads, shared * tokens, keys]);
+        let mixed = self.matmul(&weights, v);
+        let mixed = self.reshape(&mixed, &[batch, heads, tokens, d_head]);
+        let mixed = self.transpose(&mixed, &[0, 2, 1, 3]);
+        self.reshape(&mixed, &[batch, tokens, heads * d_head])
+    }
+
+    /// A convolution that keeps height and width.
+    pub fn conv(&mut self, x: &Value, conv: &Conv) -> Value {
+        let margin = conv.weight.shape()[2] / 2;
+        self.conv_strided(x, conv, 1, [margin; 4])
+    }
+
+    /// A convolution by stride and zeros at top, left, bottom, right.
+    pub fn conv_strided(&mut self, x: &Value, conv: &Conv, stride: usize, pads: [usize; 4]) -> Value {
+        self.within(path(&conv.weight), |g| {
+            let (weight, bias) =
+                (g.weight(&conv.weight, Layout::AsStored), g.weight(&conv.bias, Layout::AsStored));
+            g.conv2d(x, &weight, &bias, stride, pads)
+        })
+    }
+
+    /// Group normalisation of (B, c, H, W).
+    pub fn group_norm(&mut self, x: &Value, norm: &GroupNorm, epsilon: f32) -> Value {
+        self.within(path(&norm.weight), |g| {
+            let [batch, channels, rows, columns] = [0, 1, 2, 3].map(|axis| x.size(axis));
+            let grouped =
+                g.reshape(x, &[batch, norm.groups, channels / norm.groups * rows * columns]);
+            let normal = g.instance_norm(&grouped, epsilon);
+            let normal = g.reshape(&normal, x.shape());
+            let [weight, bias] = [&norm.weight, &norm.bias].map(|weight| {
+                let weight = g.weight(weight, Layout::AsStored);
+                g.reshape(&weight, &[channels, 1, 1])
+            });
+            let scaled = g.mul(&normal, &weight);
+            g.add(&scaled, &bias)
+        })
+    }
+}
+
+/// The place of a layer in the checkpoint.
+fn path(weight: &Weight) -> String {
+    weight.name().replacen(".weight", "", 1)
+}

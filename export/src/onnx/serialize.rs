@@ -1,0 +1,157 @@
+//! From a finished graph to an ONNX model beside one weight file that all graphs of a bundle share.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+use nextclip_core::manifest::{Dtype, FileDigest, TensorSpec, hex};
+use sha2::{Digest, Sha256};
+
+use super::builder::{Constant, Graph, Layout};
+use super::proto::{self, element};
+
+/// The operator set of every graph: the newest that TensorRT 10's parser reads.
+pub const OPSET: i64 = 20;
+
+/// The format version that came with [`OPSET`].
+const IR_VERSION: i64 = 9;
+
+/// Constants below this size, in bytes, stay in the graph: shapes and scalars must be there for a reader
+/// to infer shapes.
+const INLINE_BYTES: usize = 1024;
+
+/// Tensors in the weight file start at multiples of this, in bytes: a cache line.
+const ALIGNMENT: u64 = 64;
+
+/// The weight file in the making. A tensor that several graphs use is written once.
+#[derive(Debug)]
+pub struct WeightFile<W> {
+    name: String,
+    file: W,
+    hash: Sha256,
+    bytes: u64,
+    /// Where tensors lie, by what they are.
+    written: HashMap<String, (u64, u64)>,
+}
+
+impl<W: Write> WeightFile<W> {
+    /// A weight file that graphs will know as `name`.
+    pub fn new(name: &str, file: W) -> Self {
+        Self { name: name.into(), file, hash: Sha256::new(), bytes: 0, written: HashMap::new() }
+    }
+
+    /// The file, complete, and its digest.
+    pub fn finish(mut self) -> io::Result<(W, FileDigest)> {
+        self.file.flush()?;
+        Ok((self.file, FileDigest { sha256: hex(&self.hash.finalize()), bytes: self.bytes }))
+    }
+
+    /// Offset and length of a tensor, written now if it is new.
+    fn place(&mut self, identity: String, data: impl FnOnce() -> Vec<u8>) -> io::Result<(u64, u64)> {
+        if let Some(place) = self.written.get(&identity) {
+            return Ok(*place);
+        }
+        let gap = self.bytes.next_multiple_of(ALIGNMENT) - self.bytes;
+        self.write(&vec![0; gap as usize])?;
+        let data = data();
+        let place = (self.bytes, data.len() as u64);
+        self.write(&data)?;
+        self.written.insert(identity, place);
+        Ok(place)
+    }
+
+    fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        self.file.write_all(data)?;
+        self.hash.update(data);
+        self.bytes += data.len() as u64;
+        Ok(())
+    }
+}
+
+/// The ONNX model of a graph; its large constants go to `weights`.
+pub fn model<W: Write>(graph: &Graph, weights: &mut WeightFile<W>) -> io::Result<proto::Model> {
+    let initializer = graph
+        .constants
+        .iter()
+        .map(|(name, (shape, constant))| initializer(name, shape, constant, weights))
+        .collect::<io::Result<_>>()?;
+    Ok(proto::Model {
+        ir_version: IR_VERSION,
+        producer_name: "nextclip-export".into(),
+        producer_version: env!("CARGO_PKG_VERSION").into(),
+        doc_string: String::new(),
+        graph: Some(proto::Graph {
+            node: graph.nodes.clone(),
+            name: graph.name.into(),
+            initializer,
+            input: graph.inputs.iter().map(value_info).collect(),
+            output: graph.outputs.iter().map(value_info).collect(),
+        }),
+        opset_import: vec![proto::OperatorSetId { domain: String::new(), version: OPSET }],
+        metadata_props: vec![],
+    })
+}
+
+fn initializer<W: Write>(
+    name: &str,
+    shape: &[usize],
+    constant: &Constant,
+    weights: &mut WeightFile<W>,
+) -> io::Result<proto::Tensor> {
+    let data_type = match constant {
+        Constant::I64(_) => element::INT64,
+        Constant::Weight(..) | Constant::F32(_) => element::FLOAT,
+    };
+    let tensor = proto::Tensor { dims: dims(shape), data_type, name: name.into(), ..Default::default() };
+    let size = 4 * shape.iter().product::<usize>();
+    if size < INLINE_BYTES || matches!(constant, Constant::I64(_)) {
+        return Ok(proto::Tensor { raw_data: Some(bytes_of(constant)), ..tensor });
+    }
+    let identity = match constant {
+        Constant::Weight(weight, layout) => format!("{} {layout:?}", weight.name()),
+        Constant::F32(_) | Constant::I64(_) => hex(&Sha256::digest(bytes_of(constant))),
+    };
+    let (offset, length) = weights.place(identity, || bytes_of(constant))?;
+    let entry = |key: &str, value: String| proto::StringStringEntry { key: key.into(), value };
+    let external_data = vec![
+        entry("location", weights.name.clone()),
+        entry("offset", offset.to_string()),
+        entry("length", length.to_string()),
+    ];
+    Ok(proto::Tensor { external_data, data_location: proto::EXTERNAL, ..tensor })
+}
+
+/// Little-endian bytes, as ONNX stores them.
+fn bytes_of(constant: &Constant) -> Vec<u8> {
+    let of_f32 = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    match constant {
+        Constant::F32(values) => of_f32(values),
+        Constant::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Constant::Weight(weight, Layout::AsStored) => of_f32(&weight.values()),
+        Constant::Weight(weight, Layout::Transposed) => of_f32(&transposed(&weight.values(), weight.shape()[0])),
+    }
+}
+
+/// Rows to columns of a matrix with `rows` rows.
+fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
+    let columns = values.len() / rows.max(1);
+    (0..values.len()).map(|cell| values[cell % rows * columns + cell / rows]).collect()
+}
+
+fn value_info(spec: &TensorSpec) -> proto::ValueInfo {
+    let dim = spec.shape.iter().map(|&size| proto::Dimension { dim_value: Some(size as i64) }).collect();
+    let tensor = proto::TensorType { elem_type: element_of(spec.dtype), shape: Some(proto::TensorShape { dim }) };
+    proto::ValueInfo { name: spec.name.clone(), r#type: Some(proto::Type { tensor_type: Some(tensor) }) }
+}
+
+pub(super) fn element_of(dtype: Dtype) -> i32 {
+    match dtype {
+        Dtype::U8 => element::UINT8,
+        Dtype::I64 => element::INT64,
+        Dtype::F32 => element::FLOAT,
+        Dtype::F16 => element::FLOAT16,
+    }
+}
+
+fn dims(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|&size| size as i64).collect()
+}

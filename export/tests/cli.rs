@@ -1,0 +1,56 @@
+//! The program's own manners: one line and an exit code for every fault.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_nextclip-export")).args(arguments).output().unwrap()
+}
+
+fn refused(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert!(message.starts_with("nextclip-export: "), "{message}");
+    message
+}
+
+#[test]
+fn a_missing_checkpoint_is_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("nowhere");
+    for command in [&["inspect"][..], &["export", "--out", "bundle"], &["parity"]] {
+        let message = refused(&[command, &[missing.to_str().unwrap()]].concat());
+        assert!(message.contains("nowhere"), "{message}");
+    }
+}
+
+#[test]
+fn a_folder_without_weights_is_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    assert!(refused(&["inspect", path]).contains("config.json: no such file"));
+    write(folder.path(), "config.json", "{\"hidden_size\": 8}");
+    assert!(refused(&["inspect", path]).contains("config.json: missing field"));
+    write(folder.path(), "config.json", CONFIG);
+    assert!(refused(&["inspect", path]).contains("neither model.safetensors nor"));
+    write(folder.path(), "pytorch_model.bin", "PK");
+    assert!(refused(&["inspect", path]).contains("convert them to safetensors first"));
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    assert_eq!(run(&["export", "x", "--out", "y", "--size", "12"]).status.code(), Some(2));
+    assert_eq!(run(&["export", "x"]).status.code(), Some(2));
+    assert_eq!(run(&["export", "x", "--out", "y", "--target", "toaster"]).status.code(), Some(2));
+    assert_eq!(run(&["--help"]).status.code(), Some(0));
+}
+
+const CONFIG: &str = r#"{"vocab_size": 16, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "max_position_embeddings": 4096}"#;
+
+fn write(folder: &Path, name: &str, text: &str) {
+    std::fs::write(folder.join(name), text).unwrap();
+}

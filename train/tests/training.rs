@@ -1,0 +1,309 @@
+//! The trainer as a whole, on models small enough for seconds: gradients, mask, resume, layout, progress.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use nextclip_core::checkpoint::{Trained, TransformerConfig, VaeConfig};
+use nextclip_core::position::Rotary;
+use nextclip_core::{Geometry, sequence};
+use nextclip_train::footage::Origin;
+use nextclip_train::optim::{Rule, Schedule, Settings};
+use nextclip_train::params::{Params, load_tensors};
+use nextclip_train::train_predictor::{self, Batch};
+use nextclip_train::transformer::{self, Sequence, Transformer};
+use nextclip_train::vae::{self, Vae};
+use nextclip_train::{checkpoint, train_vae};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tch::{Device, Kind, Tensor};
+
+const GEOMETRY: Geometry = Geometry {
+    height: 32,
+    width: 48,
+    vae_scale: 8,
+    latent_channels: 4,
+    patch: 2,
+    history: 3,
+    clip: 2,
+    frame_interval_ms: 200,
+};
+
+fn transformer_config() -> TransformerConfig {
+    TransformerConfig {
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        ..transformer::small_config()
+    }
+}
+
+fn vae_config() -> VaeConfig {
+    VaeConfig {
+        block_out_channels: vec![8, 8, 16, 16],
+        latent_channels: 4,
+        norm_num_groups: 4,
+        ..vae::small_config()
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        rule: Rule::Muon,
+        betas: (0.9, 0.95),
+        eps: 1e-8,
+        weight_decay: 0.05,
+        clip_norm: 1.0,
+        average: 0.99,
+        muon_ratio: 10.0,
+    }
+}
+
+fn latents(batch: i64, frames: i64, seed: u64) -> Tensor {
+    let size = [batch, frames, 4, 4, 6];
+    let len = size.iter().product::<i64>() as usize;
+    Tensor::from_slice(&nextclip_core::sampler::noise(seed, 0, len)).reshape(size)
+}
+
+#[test]
+fn gradients_reach_every_tensor() {
+    let config = transformer_config();
+    let params = Params::new(&transformer::specs(&config, &GEOMETRY), 1, Kind::Float, Device::Cpu);
+    let model = Transformer::new(&config, &GEOMETRY, &params, Device::Cpu).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let batch = Batch::new(&latents(2, 5, 3), vec![2, 1, 2], 0.3, &mut rng, 1, 0);
+    batch.loss(&model).backward();
+    for (name, tensor) in params.trained() {
+        let gradient = tensor.grad();
+        assert!(gradient.defined(), "{name} has no gradient");
+        assert!(gradient.abs().max().double_value(&[]) > 0.0, "{name} has a zero gradient");
+    }
+
+    let config = vae_config();
+    let params = Params::new(&vae::specs(&config), 1, Kind::Float, Device::Cpu);
+    let frames = latents(2, 3, 4).reshape([2, 3, 12, 8]).tanh().upsample_nearest2d([32, 48], None, None);
+    train_vae::loss(&Vae::new(&config, &params), &frames, 1, 0).backward();
+    for (name, tensor) in params.trained() {
+        assert!(tensor.grad().abs().max().double_value(&[]) > 0.0, "{name} has a zero gradient");
+    }
+}
+
+/// The published order and mask, as one masked sequence: the plain form of what the trainer splits up.
+fn masked_forward(config: &TransformerConfig, params: &Params, batch: &Sequence<'_>) -> Tensor {
+    let get = |name: &str| params.iter().find(|(n, _)| *n == name).unwrap().1.shallow_clone();
+    let (b, l) = (batch.noisy.size()[0], GEOMETRY.block_tokens() as i64);
+    let d = config.hidden_size as i64;
+    let rows = nextclip_core::position::centre_crop(2, 3, 32).unwrap();
+    let rows: Vec<i64> = rows.into_iter().map(|row| row as i64).collect();
+    let positions = get("pos_embed").index_select(1, &Tensor::from_slice(&rows));
+    let embed = |prefix: &str, frame: &Tensor| {
+        let x = frame.conv2d(
+            &get(&format!("{prefix}.proj.weight")),
+            Some(get(&format!("{prefix}.proj.bias"))),
+            [2, 2],
+            [0, 0],
+            [1, 1],
+            1,
+        );
+        x.flatten(2, 3).transpose(1, 2) + &positions
+    };
+    let token = |id: i64| get("llm.embed_tokens.weight").get(id).reshape([1, 1, d]).expand([b, 1, d], false);
+    let features = |t: &Tensor| {
+        let angles = t.unsqueeze(-1) * Tensor::from_slice(&nextclip_core::position::timestep_frequencies());
+        Tensor::cat(&[angles.cos(), angles.sin()], -1)
+    };
+    let mlp = |prefix: &str, x: &Tensor| {
+        let part =
+            |i: i64| (get(&format!("{prefix}.mlp.{i}.weight")), get(&format!("{prefix}.mlp.{i}.bias")));
+        let ((w0, b0), (w2, b2)) = (part(0), part(2));
+        x.linear(&w0, Some(b0)).silu().linear(&w2, Some(b2))
+    };
+
+    let blocks = sequence::training_blocks(batch.clip_sizes);
+    let mut tokens = Vec::new();
+    for block in &blocks {
+        let frame = block.frame as i64;
+        tokens.extend(match block.role {
+            sequence::Role::Clean => {
+                [token(0), embed("input_x_embedder", &batch.clean.select(1, frame)), token(1)]
+            }
+            sequence::Role::Noisy => {
+                let time = mlp("time_token", &features(&batch.t.select(1, frame))).unsqueeze(1);
+                [token(2), time, embed("x_embedder", &batch.noisy.select(1, frame))]
+            }
+        });
+    }
+    let mut x = Tensor::cat(&tokens, 1);
+    let count = x.size()[1];
+    let bias: Vec<f32> =
+        sequence::mask(&blocks, l as usize).into_iter().map(|s| if s { 0.0 } else { -1e30 }).collect();
+    let bias = Tensor::from_slice(&bias).reshape([count, count]);
+    let ids: Vec<i64> = sequence::position_ids(&blocks, l as usize).into_iter().map(|id| id as i64).collect();
+    let (cos, sin) = Rotary::new(config).table(1 + *ids.iter().max().unwrap() as usize);
+    let table = |values: &[f32]| {
+        let half = Tensor::from_slice(values)
+            .reshape([-1, config.head_dim() as i64 / 2])
+            .index_select(0, &Tensor::from_slice(&ids));
+        Tensor::cat(&[&half, &half], 1)
+    };
+    let (cos, sin) = (table(&cos), table(&sin));
+    let rms = |x: &Tensor, weight: &str| {
+        x * (x.square().mean_dim([-1_i64].as_slice(), true, Kind::Float) + config.rms_norm_eps).rsqrt()
+            * get(weight)
+    };
+    let (heads, kv, width) = (4, 2, config.head_dim() as i64);
+    for i in 0..config.num_hidden_layers {
+        let layer = format!("llm.layers.{i}");
+        let qkv = rms(&x, &format!("{layer}.input_layernorm.weight"))
+            .linear(&get(&format!("{layer}.self_attn.qkv_proj.weight")), None::<Tensor>);
+        let part = |first: i64, count: i64| {
+            qkv.narrow(2, first * width, count * width).reshape([b, -1, count, width]).transpose(1, 2)
+        };
+        let turn = |x: Tensor| {
+            let halves = x.chunk(2, -1);
+            &x * &cos + Tensor::cat(&[-&halves[1], halves[0].shallow_clone()], -1) * &sin
+        };
+        let share = |x: Tensor| x.repeat_interleave_self_int(heads / kv, 1, None);
+        let (q, k, v) = (turn(part(0, heads)), share(turn(part(heads, kv))), share(part(heads + kv, kv)));
+        let scores = q.matmul(&k.transpose(2, 3)) / (width as f64).sqrt() + &bias;
+        let attended = scores.softmax(-1, None).matmul(&v).transpose(1, 2).reshape([b, count, d]);
+        x = x + attended.linear(&get(&format!("{layer}.self_attn.o_proj.weight")), None::<Tensor>);
+        let gate_up = rms(&x, &format!("{layer}.post_attention_layernorm.weight"))
+            .linear(&get(&format!("{layer}.mlp.gate_up_proj.weight")), None::<Tensor>)
+            .chunk(2, -1);
+        x = x
+            + (gate_up[0].silu() * &gate_up[1])
+                .linear(&get(&format!("{layer}.mlp.down_proj.weight")), None::<Tensor>);
+    }
+    let x = rms(&x, "llm.norm.weight");
+    let noisy = blocks.iter().enumerate().filter(|(_, block)| block.role == sequence::Role::Noisy);
+    let frames: Vec<Tensor> = noisy
+        .map(|(index, block)| {
+            let x = x.narrow(1, index as i64 * l + 2, l - 2);
+            let conditioning = mlp("t_embedder", &features(&batch.t.select(1, block.frame as i64))).silu();
+            let modulation = conditioning
+                .linear(
+                    &get("final_layer.adaLN_modulation.1.weight"),
+                    Some(get("final_layer.adaLN_modulation.1.bias")),
+                )
+                .unsqueeze(1)
+                .chunk(2, -1);
+            let x = x.layer_norm([d], None::<Tensor>, None::<Tensor>, 1e-6, false);
+            let x = x * (&modulation[1] + 1.0) + &modulation[0];
+            let x = x.linear(&get("final_layer.linear.weight"), Some(get("final_layer.linear.bias")));
+            x.reshape([b, 2, 3, 2, 2, 4]).permute([0, 5, 1, 3, 2, 4]).reshape([b, 4, 4, 6])
+        })
+        .collect();
+    Tensor::stack(&frames, 1)
+}
+
+#[test]
+fn split_attention_is_the_published_mask() {
+    let config = transformer_config();
+    let params = Params::new(&transformer::specs(&config, &GEOMETRY), 5, Kind::Float, Device::Cpu);
+    let model = Transformer::new(&config, &GEOMETRY, &params, Device::Cpu).unwrap();
+    for clip_sizes in [vec![1, 1], vec![2, 1, 2], vec![3, 2], vec![1, 2, 1, 1]] {
+        let frames = clip_sizes.iter().sum::<usize>() as i64;
+        let history = frames - *clip_sizes.last().unwrap() as i64;
+        let t: Vec<f32> = clip_sizes.iter().enumerate().flat_map(|(i, &n)| vec![0.2 * i as f32; n]).collect();
+        let sequence = Sequence {
+            noisy: &latents(2, frames, 1),
+            clean: &latents(2, history, 2),
+            t: &Tensor::from_slice(&t).reshape([1, -1]).expand([2, -1], false),
+            clip_sizes: &clip_sizes,
+        };
+        let difference = model.forward(&sequence) - masked_forward(&config, &params, &sequence);
+        let worst = difference.abs().max().double_value(&[]);
+        assert!(worst < 1e-5, "{clip_sizes:?}: off by {worst}");
+    }
+}
+
+fn vae_plan(dir: &Path, steps: u64) -> train_vae::Plan {
+    train_vae::Plan {
+        dir: dir.to_owned(),
+        origins: vec![Origin::Scenes],
+        config: vae_config(),
+        geometry: GEOMETRY,
+        steps,
+        batch: 4,
+        crop: 32,
+        lr: 2e-3,
+        rule: Rule::Muon,
+        muon_ratio: 10.0,
+        seed: 1,
+        pool: 64,
+        compute: Kind::Float,
+        device: Device::Cpu,
+    }
+}
+
+fn predictor_plan(dir: &Path, steps: u64) -> train_predictor::Plan {
+    train_predictor::Plan {
+        dir: dir.to_owned(),
+        origins: vec![Origin::Scenes],
+        config: transformer_config(),
+        geometry: GEOMETRY,
+        steps,
+        batch: 2,
+        schedule: Schedule { peak: 2e-3, warm_up: 10, decay: 50, steps: 200 },
+        optimiser: settings(),
+        seed: 1,
+        pool: 16,
+        pure_noise: 0.4,
+        compute: Kind::Float,
+        device: Device::Cpu,
+    }
+}
+
+fn losses(dir: &Path, name: &str) -> Vec<f64> {
+    let text = std::fs::read_to_string(dir.join(format!("{name}.loss.csv"))).unwrap();
+    text.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().parse().unwrap()).collect()
+}
+
+fn weights(params: &Params) -> BTreeMap<String, Vec<f32>> {
+    let values = |tensor: &Tensor| Vec::try_from(tensor.flatten(0, -1)).unwrap();
+    params.iter().map(|(name, tensor)| (name.to_owned(), values(&tensor.detach()))).collect()
+}
+
+#[test]
+fn training_learns_resumes_exactly_and_saves_the_published_layout() {
+    tch::set_num_threads(1);
+    let (unbroken, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (unbroken, broken) = (unbroken.path(), broken.path());
+
+    // The VAE: its loss falls, and standardised latents reconstruct alike.
+    let vae_params = train_vae::train(&vae_plan(unbroken, 300)).unwrap();
+    let losses_vae = losses(unbroken, "vae");
+    assert!(losses_vae.last() < losses_vae.first(), "{losses_vae:?}");
+    checkpoint::save_vae(unbroken, &vae_config(), &vae_params, Kind::Float).unwrap();
+    let (config, vae_params) = checkpoint::load_vae(unbroken, Kind::Float, Device::Cpu).unwrap();
+
+    // The predictor, once straight through and once killed half way.
+    let straight = train_predictor::train(&predictor_plan(unbroken, 200), &config, &vae_params).unwrap();
+    train_predictor::train(&predictor_plan(broken, 100), &config, &vae_params).unwrap();
+    let resumed = train_predictor::train(&predictor_plan(broken, 200), &config, &vae_params).unwrap();
+    assert_eq!(losses(unbroken, "predictor"), losses(broken, "predictor"));
+    assert!(weights(&straight) == weights(&resumed), "a resumed run is not the unbroken one");
+    let losses = losses(unbroken, "predictor");
+    assert!(losses.last() < losses.first(), "{losses:?}");
+    assert!(unbroken.join("predictor.loss.png").exists());
+
+    // The checkpoint: names and shapes as published.
+    let dir = unbroken.join("checkpoint");
+    let trained = Trained { geometry: GEOMETRY, name: "tiny".into(), steps: 200 };
+    checkpoint::save_transformer(&dir, &transformer_config(), trained, &straight, Kind::Half).unwrap();
+    let tensors = load_tensors(&dir.join("model.safetensors")).unwrap();
+    let shape = |name: &str| tensors[name].size();
+    assert_eq!(tensors.len(), 19 + 2 * 6);
+    assert_eq!(shape("x_embedder.proj.weight"), [32, 4, 2, 2]);
+    assert_eq!(shape("llm.layers.1.self_attn.qkv_proj.weight"), [32 + 2 * 2 * 8, 32]);
+    assert_eq!(shape("llm.layers.0.mlp.gate_up_proj.weight"), [96, 32]);
+    assert_eq!(shape("final_layer.linear.weight"), [16, 32]);
+    assert_eq!(tensors["pos_embed"].kind(), Kind::Half);
+    let ids = std::fs::read_to_string(dir.join("added_tokens.json")).unwrap();
+    assert!(ids.contains(r#""<|diffusion|>": 2"#), "{ids}");
+    let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
+    let config: TransformerConfig = serde_json::from_str(&config).unwrap();
+    assert_eq!(config.nextclip.map(|trained| trained.geometry), Some(GEOMETRY));
+}
