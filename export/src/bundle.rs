@@ -6,13 +6,13 @@ use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
+use ndarray::Array3;
 use nextclip_core::manifest::{
     self, FileDigest, Graph as GraphEntry, Graphs, Manifest, ManifestError, SCHEMA, Source,
 };
 use nextclip_core::position::TableTooSmall;
 use nextclip_core::{Latents, Picture};
 use nextclip_predictor::{Predictor, Settings};
-use ndarray::Array3;
 use prost::Message;
 use thiserror::Error;
 
@@ -67,8 +67,7 @@ pub fn export(
     };
     fs::create_dir_all(parent).map_err(fault_at(parent))?;
     let prefix = format!(".{}.", out.file_name().unwrap_or_default().to_string_lossy());
-    let workplace =
-        tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).map_err(fault_at(parent))?;
+    let workplace = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).map_err(fault_at(parent))?;
     // A folder of its own within, since a temporary folder is closed to other users.
     let draft = workplace.path().join("bundle");
     fs::create_dir(&draft).map_err(fault_at(&draft))?;

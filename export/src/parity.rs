@@ -182,8 +182,7 @@ fn open_sessions(folder: &Path, graphs: &[Graph; 2]) -> Result<[GraphSession; 2]
     let mut writer = GraphWriter::create(folder, &progress)?;
     let [first, second]: [GraphEntry; 2] = [writer.add(&graphs[0])?, writer.add(&graphs[1])?];
     writer.finish()?;
-    let open =
-        |graph: &Graph, entry| GraphSession::open(graph.name, folder, entry, Provider::Cpu, None);
+    let open = |graph: &Graph, entry| GraphSession::open(graph.name, folder, entry, Provider::Cpu, None);
     Ok([open(&graphs[0], &first)?, open(&graphs[1], &second)?])
 }
 

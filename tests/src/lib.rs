@@ -1,5 +1,7 @@
 //! What crosses crates: parity, round trips, the daemon end to end.
 
 mod random_checkpoint;
+mod reference;
 
 pub use random_checkpoint::{RandomCheckpoint, TINY};
+pub use reference::Reference;

@@ -125,7 +125,10 @@ impl Reference {
         let frame = self.patch_tokens("x_embedder", &latent)?;
         let diffusion = self.token(self.tokens[2])?;
         let time = self.timestep("time_token", t)?.insert_axis(Axis(0));
-        Ok(Block { noisy: true, tokens: concatenate(Axis(0), &[diffusion.view(), time.view(), frame.view()])? })
+        Ok(Block {
+            noisy: true,
+            tokens: concatenate(Axis(0), &[diffusion.view(), time.view(), frame.view()])?,
+        })
     }
 
     /// One convolution of stride p, and the centre of the position table.

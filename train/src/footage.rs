@@ -1,10 +1,10 @@
 //! What a model learns from: generated scenes and video files, as clips of evenly paced pictures.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::{Context, Result, ensure};
-use nextclip_core::{Geometry, Pace, Pacer, Picture};
+use anyhow::{Result, ensure};
+use nextclip_core::{Geometry, Picture};
 use nextclip_media::Fit;
 use nextclip_scenes::Split;
 use tch::{Kind, Tensor};
@@ -42,8 +42,8 @@ impl Footage {
     pub fn open(origin: &Origin, geometry: &Geometry, frames: usize, split: Split) -> Result<Self> {
         let mut stretches = Vec::new();
         if let Origin::Video(path) = origin {
-            for file in video_files(path)? {
-                for stretch in read_stretches(&file, geometry)? {
+            for film in nextclip_media::films(path)? {
+                for stretch in nextclip_media::stretches(&film, geometry, Fit::Crop)? {
                     let tail = stretch.len() - stretch.len() / 10;
                     let part = match split {
                         Split::Train => &stretch[..tail],
@@ -105,35 +105,4 @@ pub fn tensor_of(pictures: &[Picture]) -> Tensor {
 /// 8-bit pictures (n, H, W, 3) to what the VAE reads, (n, 3, H, W) in [-1, 1].
 pub fn normalised(pictures: &Tensor) -> Tensor {
     pictures.permute([0, 3, 1, 2]).to_kind(Kind::Float).contiguous() / 127.5 - 1.0
-}
-
-fn video_files(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let entries = std::fs::read_dir(path).with_context(|| format!("reading {}", path.display()))?;
-    let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    files.retain(|file| {
-        file.extension().is_some_and(|end| ["mp4", "mkv", "avi", "mov"].iter().any(|e| end == *e))
-    });
-    files.sort();
-    ensure!(!files.is_empty(), "{}: no video files (mp4, mkv, avi, mov)", path.display());
-    Ok(files)
-}
-
-fn read_stretches(file: &Path, geometry: &Geometry) -> Result<Vec<Vec<Picture>>> {
-    nextclip_media::init()?;
-    let mut pacer = Pacer::new(u64::from(geometry.frame_interval_ms) * 1_000_000);
-    let mut stretches = vec![Vec::new()];
-    for frame in nextclip_media::read_video(file, geometry.width, geometry.height, Fit::Crop)? {
-        let frame = frame?;
-        let pace = pacer.offer(frame.captured_ns);
-        if pace == Pace::TakeAfterGap {
-            stretches.push(Vec::new());
-        }
-        if let (Pace::Take | Pace::TakeAfterGap, Some(stretch)) = (pace, stretches.last_mut()) {
-            stretch.push(frame.picture);
-        }
-    }
-    Ok(stretches)
 }

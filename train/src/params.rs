@@ -55,7 +55,9 @@ impl Params {
                     Init::Normal(std) => {
                         Tensor::from_slice(&sampler::noise(seed, stream as u64, len)).to_device(device) * *std
                     }
-                    Init::Values(values) | Init::Fixed(values) => Tensor::from_slice(values).to_device(device),
+                    Init::Values(values) | Init::Fixed(values) => {
+                        Tensor::from_slice(values).to_device(device)
+                    }
                 };
                 let trained = !matches!(spec.init, Init::Fixed(_));
                 (spec.name.clone(), values.reshape(&spec.shape).set_requires_grad(trained))

@@ -68,9 +68,10 @@ impl WeightFiles {
         for (path, map) in &files.files {
             let shard = path.file_name().unwrap_or_default().to_string_lossy();
             let held = tensors_of(path, map)?;
-            if let Some((name, _)) = weight_map.iter().find(|(name, file)| {
-                file.as_str() == shard && !held.contains_key(name.as_str())
-            }) {
+            if let Some((name, _)) = weight_map
+                .iter()
+                .find(|(name, file)| file.as_str() == shard && !held.contains_key(name.as_str()))
+            {
                 return fault(format!("tensor {name} is not in {shard}, where the index says it is"));
             }
             if let Some(name) = held.keys().find(|name| weight_map.get(*name).is_none_or(|f| *f != shard)) {
@@ -141,7 +142,8 @@ fn map(path: &Path) -> Result<Arc<Mmap>, CheckpointError> {
 
 /// The safetensors crate names the rule that was broken; people want to know what happened to the file.
 fn explain(path: &Path, bytes: &[u8], error: &SafeTensorError) -> CheckpointError {
-    let truncated = |needed| CheckpointError::Truncated { path: path.into(), bytes: bytes.len() as u64, needed };
+    let truncated =
+        |needed| CheckpointError::Truncated { path: path.into(), bytes: bytes.len() as u64, needed };
     let format = |reason: String| CheckpointError::Format { path: path.into(), reason };
     if bytes.starts_with(b"version https://git-lfs") {
         return format("it is a Git LFS pointer: fetch the file itself (git lfs pull)".into());

@@ -110,8 +110,11 @@ mod tests {
     #[test]
     fn a_file_without_all_three_does_not_decide() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("tokenizer.json"), r#"{"added_tokens": [{"id": 9, "content": "<img>"}]}"#)
-            .unwrap();
+        fs::write(
+            folder.path().join("tokenizer.json"),
+            r#"{"added_tokens": [{"id": 9, "content": "<img>"}]}"#,
+        )
+        .unwrap();
         assert!(matches!(read_token_ids(folder.path()), Err(CheckpointError::NoTokens(_))));
         fs::write(
             folder.path().join("added_tokens.json"),

@@ -51,7 +51,11 @@ pub struct Weight {
 
 #[derive(Clone)]
 enum Data {
-    Mapped { storage: Storage, map: Arc<Mmap>, range: Range<usize> },
+    Mapped {
+        storage: Storage,
+        map: Arc<Mmap>,
+        range: Range<usize>,
+    },
     /// Not there: the fault is recorded and will be reported.
     Absent,
 }
@@ -174,7 +178,11 @@ impl Weights {
     /// Ends the taking: refuses gaps, wrong shapes and leftovers of the model in `folder`, all at once.
     pub fn finish(&self, folder: &Path) -> Result<(), CheckpointError> {
         let faults = self.faults();
-        if faults.is_empty() { Ok(()) } else { Err(CheckpointError::Tensors { folder: folder.into(), faults }) }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(CheckpointError::Tensors { folder: folder.into(), faults })
+        }
     }
 }
 
@@ -208,11 +216,9 @@ impl<'a> Scope<'a> {
         let found = self.weights.found.get(&name);
         let fault = match found {
             None => Some(Fault::Missing { name: name.clone(), expected: shape.into() }),
-            Some(found) if found.shape != shape => Some(Fault::Shape {
-                name: name.clone(),
-                found: found.shape.clone(),
-                expected: shape.into(),
-            }),
+            Some(found) if found.shape != shape => {
+                Some(Fault::Shape { name: name.clone(), found: found.shape.clone(), expected: shape.into() })
+            }
             Some(Found { weight: None, dtype, .. }) => {
                 Some(Fault::Storage { name: name.clone(), found: dtype.clone() })
             }

@@ -81,7 +81,8 @@ impl Checkpoint {
 
     /// The model's name, for people: the trainer's, or the folder's.
     pub fn name(&self) -> String {
-        let folder = || std::path::absolute(&self.folder).ok()?.file_name().map(|n| n.to_string_lossy().into());
+        let folder =
+            || std::path::absolute(&self.folder).ok()?.file_name().map(|n| n.to_string_lossy().into());
         match &self.config.nextclip {
             Some(trained) => trained.name.clone(),
             None => folder().unwrap_or_else(|| "unnamed".into()),
@@ -136,11 +137,7 @@ impl Survey {
     }
 }
 
-fn check_tokens(
-    folder: &Path,
-    config: &TransformerConfig,
-    tokens: &TokenIds,
-) -> Result<(), CheckpointError> {
+fn check_tokens(folder: &Path, config: &TransformerConfig, tokens: &TokenIds) -> Result<(), CheckpointError> {
     let ids = [tokens.img, tokens.img_end, tokens.diffusion];
     let beyond = |(spelling, id): (&str, usize)| {
         (id >= config.vocab_size)

@@ -137,7 +137,14 @@ impl ClipAttention {
 
     /// The last layer, whose results only matter for frame tokens: (branches * B, N * L, d) ->
     /// (branches * B, N * S, d). Frame tokens see all of the clip.
-    fn last_layer(&self, g: &mut GraphBuilder, i: usize, layer: &Layer, x: &Value, geometry: &Geometry) -> Value {
+    fn last_layer(
+        &self,
+        g: &mut GraphBuilder,
+        i: usize,
+        layer: &Layer,
+        x: &Value,
+        geometry: &Geometry,
+    ) -> Value {
         let h = g.rms_norm(x, &layer.input_layernorm, self.sizes.epsilon);
         let [keys, values] = keys_and_values(g, &h, &layer.qkv_proj, &self.sizes);
         let keys = self.rotate(g, &keys, &self.rotation);

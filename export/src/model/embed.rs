@@ -1,10 +1,10 @@
 //! From latents to the tokens of a frame's block and back, and where those tokens are.
 
+use nextclip_core::Geometry;
 use nextclip_core::checkpoint::TransformerConfig;
 use nextclip_core::manifest::Dtype;
 use nextclip_core::position::{Rotary, TableTooSmall, centre_crop, timestep_frequencies};
 use nextclip_core::sequence::{Role, level};
-use nextclip_core::Geometry;
 
 use super::transformer::{TimestepMlp, Transformer};
 use crate::onnx::{GraphBuilder, Layout, Linear, Rotation, Value};

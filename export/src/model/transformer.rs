@@ -116,10 +116,7 @@ impl Transformer {
 
 impl TimestepMlp {
     fn load(mlp: &Scope<'_>, d: usize) -> Self {
-        Self {
-            first: linear(&mlp.at(0), [d, TIMESTEP_FEATURES]),
-            second: linear(&mlp.at(2), [d, d]),
-        }
+        Self { first: linear(&mlp.at(0), [d, TIMESTEP_FEATURES]), second: linear(&mlp.at(2), [d, d]) }
     }
 }
 

@@ -124,10 +124,7 @@ impl Encoder {
             let before = if i == 0 { finest } else { channels[i - 1] };
             let resample = (i + 1 < channels.len())
                 .then(|| conv(&block.at("downsamplers").at(0).at("conv"), channels[i], channels[i], 3));
-            Level {
-                resnets: resnets(&block, before, channels[i], config.layers_per_block, groups),
-                resample,
-            }
+            Level { resnets: resnets(&block, before, channels[i], config.layers_per_block, groups), resample }
         });
         Self {
             conv_in: conv(&encoder.at("conv_in"), finest, 3, 3),

@@ -295,7 +295,14 @@ impl GraphBuilder {
 
     /// 2-D convolution of (B, in, H, W) by (out, in, kh, kw) with zeros around: `pads` rows and columns
     /// at top, left, bottom, right.
-    pub fn conv2d(&mut self, x: &Value, weight: &Value, bias: &Value, stride: usize, pads: [usize; 4]) -> Value {
+    pub fn conv2d(
+        &mut self,
+        x: &Value,
+        weight: &Value,
+        bias: &Value,
+        stride: usize,
+        pads: [usize; 4],
+    ) -> Value {
         assert_eq!(x.shape[1], weight.shape[1], "Conv of {x} by {weight}");
         let side = |size: usize, kernel: usize, padding: usize| (size + padding - kernel) / stride + 1;
         let (rows, columns) = (

@@ -152,8 +152,7 @@ impl GraphBuilder {
     pub fn group_norm(&mut self, x: &Value, norm: &GroupNorm, epsilon: f32) -> Value {
         self.within(path(&norm.weight), |g| {
             let [batch, channels, rows, columns] = [0, 1, 2, 3].map(|axis| x.size(axis));
-            let grouped =
-                g.reshape(x, &[batch, norm.groups, channels / norm.groups * rows * columns]);
+            let grouped = g.reshape(x, &[batch, norm.groups, channels / norm.groups * rows * columns]);
             let normal = g.instance_norm(&grouped, epsilon);
             let normal = g.reshape(&normal, x.shape());
             let [weight, bias] = [&norm.weight, &norm.bias].map(|weight| {

@@ -127,7 +127,9 @@ fn bytes_of(constant: &Constant) -> Vec<u8> {
         Constant::F32(values) => of_f32(values),
         Constant::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         Constant::Weight(weight, Layout::AsStored) => of_f32(&weight.values()),
-        Constant::Weight(weight, Layout::Transposed) => of_f32(&transposed(&weight.values(), weight.shape()[0])),
+        Constant::Weight(weight, Layout::Transposed) => {
+            of_f32(&transposed(&weight.values(), weight.shape()[0]))
+        }
     }
 }
 
@@ -139,7 +141,8 @@ fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
 
 fn value_info(spec: &TensorSpec) -> proto::ValueInfo {
     let dim = spec.shape.iter().map(|&size| proto::Dimension { dim_value: Some(size as i64) }).collect();
-    let tensor = proto::TensorType { elem_type: element_of(spec.dtype), shape: Some(proto::TensorShape { dim }) };
+    let tensor =
+        proto::TensorType { elem_type: element_of(spec.dtype), shape: Some(proto::TensorShape { dim }) };
     proto::ValueInfo { name: spec.name.clone(), r#type: Some(proto::Type { tensor_type: Some(tensor) }) }
 }
 

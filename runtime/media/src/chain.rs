@@ -90,7 +90,7 @@ fn converter(place: &str) -> Result<gst::Element, Error> {
 
 fn common_formats(place: &str) -> Result<gst::Element, Error> {
     use VideoFormat as F;
-    let known = [F::I420, F::Yv12, F::Nv12, F::Y42b, F::Y444, F::Yuy2, F::Uyvy, F::Gray8];
+    let known = [F::I420, F::Yv12, F::Nv12, F::Y42b, F::Y444, F::Yuy2, F::Uyvy, F::Ayuv, F::Gray8];
     let known =
         known.into_iter().chain([F::Rgb, F::Bgr, F::Rgbx, F::Bgrx, F::Xrgb, F::Xbgr, F::Rgba, F::Bgra]);
     let filter = make("capsfilter", place)?;

@@ -70,4 +70,20 @@ pub enum Error {
         /// Why.
         source: image::ImageError,
     },
+    /// A file or folder could not be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A folder has nothing to read.
+    #[error("{}: no films in this folder ({endings})", path.display())]
+    NoFilms {
+        /// The folder.
+        path: PathBuf,
+        /// What was looked for.
+        endings: String,
+    },
 }

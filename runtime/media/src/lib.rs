@@ -24,6 +24,7 @@ mod feed;
 mod fit;
 mod head;
 mod mp4;
+mod paced;
 pub mod plot;
 mod png;
 #[cfg(feature = "rtsp-server")]
@@ -39,6 +40,7 @@ pub use nextclip_core::Picture;
 pub use error::Error;
 pub use fit::Fit;
 pub use mp4::Mp4Writer;
+pub use paced::{films, stretches};
 pub use png::{load_png, save_png};
 pub use source::{Counts, Frame, Received, Source, SourceConfig};
 pub use uri::SourceUri;

@@ -14,11 +14,10 @@ use crate::chain::{self, Chain};
 use crate::slot::{Ending, Slot, Taken, WhenFull};
 use crate::{Error, Fit, Picture, SourceUri, head};
 
-/// How long a camera may take to deliver its first picture.
-const CONNECT: [Duration; 1] = [Duration::from_secs(9)];
-/// The same for films, which are tried twice: GStreamer's decodebin may lose the error of a demuxer that fails while it
-/// is being connected, and then waits for ever. The second time the error nearly always gets through.
-const OPEN: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(6)];
+/// How long a source may take to deliver its first picture.
+const CONNECT: Duration = Duration::from_secs(9);
+/// How often a film that shows nothing yet is looked at, whether it is still being read.
+const GLANCE: Duration = Duration::from_millis(300);
 /// A camera that is silent for longer has died, though no error came.
 const STALL: Duration = Duration::from_secs(10);
 /// Frames held of a film: one in hand, one being made.
@@ -105,18 +104,6 @@ impl SourceConfig {
     /// one line that names the source.
     pub fn build(&self) -> Result<Source, Error> {
         crate::init()?;
-        let tries = if matches!(self.uri, SourceUri::File(_)) { &OPEN[..] } else { &CONNECT };
-        let (last, before) = tries.split_last().unwrap_or((&CONNECT[0], &[]));
-        for patience in before {
-            match self.open()?.wait_first(*patience) {
-                Err(Error::Silent { .. }) => log::debug!("{}: silent, opened again", self.uri),
-                done => return done,
-            }
-        }
-        self.open()?.wait_first(*last)
-    }
-
-    fn open(&self) -> Result<Source, Error> {
         let uri = self.uri.to_string();
         let chain = chain::build(self.width, self.height, self.fit, &uri)?;
         let pipeline = gst::Pipeline::new();
@@ -139,7 +126,7 @@ impl SourceConfig {
         head::attach(&source.pipeline, &chain.input, self, &source.slot)?;
         source.receive_from(&chain);
         source.start(&chain, self.realtime)?;
-        Ok(source)
+        source.wait_first(matches!(self.uri, SourceUri::File(_)))
     }
 }
 
@@ -196,17 +183,36 @@ impl Source {
         chain.sink.set_callbacks(AppSinkCallbacks::builder().new_sample(new_sample).eos(eos).build());
     }
 
-    fn wait_first(mut self, patience: Duration) -> Result<Source, Error> {
-        match self.slot.wait_first(patience) {
-            Some(Ok(())) => {
-                log::info!("{}", self.describe());
-                self.silent_since = Instant::now();
-                Ok(self)
+    fn wait_first(mut self, is_film: bool) -> Result<Source, Error> {
+        let started = Instant::now();
+        let mut idle_before = false;
+        loop {
+            match self.slot.wait_first(GLANCE) {
+                Some(Ok(())) => break,
+                Some(Err(Ending::Fault(cause))) => return Err(self.fault(cause)),
+                Some(Err(Ending::End)) => return Err(self.fault("the stream holds no picture".into())),
+                None if started.elapsed() > CONNECT => return Err(self.silent(CONNECT)),
+                None => {}
             }
-            Some(Err(Ending::Fault(cause))) => Err(self.fault(cause)),
-            Some(Err(Ending::End)) => Err(self.fault("the stream holds no picture".into())),
-            None => Err(self.silent(patience)),
+            // decodebin drops the error of a demuxer that fails while it is being connected, and waits for ever. What
+            // can be seen then is that no thread reads any more.
+            let idle = is_film && !self.is_reading();
+            if idle && idle_before {
+                return Err(
+                    self.fault("it is damaged or no film: reading stopped before the first picture".into())
+                );
+            }
+            idle_before = idle;
         }
+        log::info!("{}", self.describe());
+        self.silent_since = Instant::now();
+        Ok(self)
+    }
+
+    /// Whether any of the pipeline's streaming threads runs.
+    fn is_reading(&self) -> bool {
+        let mut elements = self.pipeline.iterate_recurse().into_iter().flatten();
+        elements.any(|element| element.pads().iter().any(|pad| pad.task_state() == gst::TaskState::Started))
     }
 
     /// The next frame of a film, the newest one of a camera.

@@ -126,7 +126,6 @@ fn broken_films_are_faults_or_ends_but_no_panics() {
         std::fs::write(&broken, &whole[..cut]).unwrap();
         let frames: Result<Vec<_>, Error> =
             read_video(&broken, 32, 32, Fit::Crop).and_then(Iterator::collect);
-        println!("{cut} {frames:?}", frames = frames.as_ref().map(|f| f.len()));
         match frames {
             Ok(frames) => assert!(frames.len() <= 40),
             Err(error) => assert!(error.to_string().contains("broken.mp4"), "{error}"),
@@ -141,16 +140,11 @@ fn broken_films_are_faults_or_ends_but_no_panics() {
             bytes[at] ^= (state >> 24) as u8;
         }
         std::fs::write(&broken, &bytes).unwrap();
-        let t = std::time::Instant::now();
+        let started = std::time::Instant::now();
         if let Ok(video) = read_video(&broken, 32, 32, Fit::Crop) {
-            let f: Vec<_> = video.take(200).collect();
-            println!("{} {:?}", f.len(), f.last().map(|x| x.as_ref().map(|_| ())));
-            assert!(f.len() < 200);
+            assert!(video.take(200).count() < 200);
         }
-        println!("{:?}", t.elapsed());
-        if t.elapsed().as_secs() > 3 {
-            std::fs::write("/tmp/m/slow.mp4", &bytes).unwrap();
-        }
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?} to give up", started.elapsed());
     }
 }
 

@@ -35,8 +35,7 @@ fn check_interface(manifest: &Manifest) -> Result<(), Error> {
         GraphSpecs::encode(geometry, cache).check(ENCODE, encode)?;
     }
     GraphSpecs::remember(geometry, cache).check(REMEMBER, &graphs.remember)?;
-    GraphSpecs::denoise(geometry, cache, manifest.sampler.guidance != 1.0)
-        .check(DENOISE, &graphs.denoise)?;
+    GraphSpecs::denoise(geometry, cache, manifest.sampler.guidance != 1.0).check(DENOISE, &graphs.denoise)?;
     if let Some(decode) = &graphs.decode {
         GraphSpecs::decode(geometry, cache).check(DECODE, decode)?;
     }

@@ -107,7 +107,9 @@ pub enum Error {
         expected: Vec<usize>,
     },
     /// Guidance was asked of a graph without a second branch.
-    #[error("guidance {asked} needs a bundle exported with guidance; this one has the conditional branch only")]
+    #[error(
+        "guidance {asked} needs a bundle exported with guidance; this one has the conditional branch only"
+    )]
     Unguided {
         /// The scale asked for.
         asked: f32,

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use ndarray::ArrayViewD;
 use nextclip_core::manifest::{Dtype, Graph};
-use ort::session::{Session, SessionInputValue};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{Session, SessionInputValue};
 use ort::value::{PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
 
 use crate::contract::{first_difference, listed};

@@ -165,8 +165,11 @@ impl Predictor {
         let shape = self.clip_shape();
         let noise = noise(seed, stream, shape.iter().product());
         let found = [noise.len()];
-        let noise = Latents::from_shape_vec(shape, noise)
-            .map_err(|_| Error::Shape { what: "noise", found: found.into(), expected: shape.into() })?;
+        let noise = Latents::from_shape_vec(shape, noise).map_err(|_| Error::Shape {
+            what: "noise",
+            found: found.into(),
+            expected: shape.into(),
+        })?;
         self.sample(noise)
     }
 

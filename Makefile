@@ -1,0 +1,35 @@
+# The commands of a working day. Each brings in what it needs; a second run does not install again.
+.PHONY: help demo bundle test lint bench clean train
+
+BUNDLE := target/bundles/base-float
+export ORT_DYLIB_PATH := $(CURDIR)/.ort/libonnxruntime.so
+
+help:   ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
+
+demo: bundle   ## export the shipped model and predict a live generated scene for half a minute
+	@scripts/demo $(BUNDLE)
+
+bundle:   ## export the shipped model to target/bundles/base-float
+	@scripts/setup
+	cargo build --release --locked -p nextclip-export -p nextclip-runtime
+	@[ -e $(BUNDLE)/manifest.json ] && [ $(BUNDLE)/manifest.json -nt models/base/model.safetensors ] \
+	  && [ $(BUNDLE)/manifest.json -nt target/release/nextclip-export ] \
+	  || target/release/nextclip-export export models/base --out $(BUNDLE)
+
+test:   ## every test of every crate, the trainer's included
+	@scripts/setup train
+	cargo test --locked --workspace --all-features
+
+lint:   ## formatting, clippy, documentation, licences
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features
+	@command -v cargo-deny >/dev/null && cargo deny --offline check bans licenses sources || echo "cargo-deny is not installed: skipped"
+
+train:   ## train the shipped model again, from nothing (hours); goes on where it stopped
+	@scripts/setup train
+	scripts/train-base
+
+clean:   ## what builds left behind; the unpacked libraries stay
+	cargo clean
