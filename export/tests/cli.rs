@@ -1,4 +1,5 @@
 //! The program's own manners: one line and an exit code for every fault.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,4 +1,5 @@
 //! Faulty checkpoints and bundles: one clear line that names the place, the value and the bound.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,6 @@
 //! A bundle computes what the published model computes: against its own tensors where they are at hand,
 //! and always against a plain double-precision implementation of the whole masked sequence.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 

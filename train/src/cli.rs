@@ -176,7 +176,11 @@ impl Common {
 impl VaeArgs {
     fn run(self) -> Result<()> {
         let (geometry, compute, device) = self.common.resolve()?;
-        anyhow::ensure!(self.crop > 0 && self.crop % 8 == 0, "--crop {} is not a multiple of 8", self.crop);
+        anyhow::ensure!(
+            self.crop > 0 && self.crop.is_multiple_of(8),
+            "--crop {} is not a multiple of 8",
+            self.crop
+        );
         let plan = train_vae::Plan {
             dir: self.common.run.clone(),
             origins: self.common.source,

@@ -65,14 +65,14 @@ impl Footage {
     }
 
     /// How many different clips there are; `None` where there is no end.
-    pub fn len(&self) -> Option<u64> {
+    pub fn count(&self) -> Option<u64> {
         let starts = |stretch: &Vec<Picture>| (stretch.len() + 1 - self.frames) as u64;
         (!self.stretches.is_empty()).then(|| self.stretches.iter().map(starts).sum())
     }
 
     /// Clip `index`; with videos indices wrap around.
     pub fn clip(&self, index: u64) -> Vec<Picture> {
-        let Some(count) = self.len() else {
+        let Some(count) = self.count() else {
             let Geometry { width, height, frame_interval_ms, .. } = self.geometry;
             let interval_s = f64::from(frame_interval_ms) / 1e3;
             return nextclip_scenes::clip(self.split, index, width, height, self.frames, interval_s);

@@ -93,7 +93,7 @@ impl Run {
     ) -> Result<()> {
         self.recent.push(loss);
         self.bar.set_position(step + 1);
-        if (step + 1) % every != 0 {
+        if !(step + 1).is_multiple_of(every) {
             return Ok(());
         }
         let mean = self.recent.iter().sum::<f64>() / self.recent.len() as f64;

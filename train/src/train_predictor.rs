@@ -202,7 +202,7 @@ impl HeldOut {
         for origin in &plan.origins {
             let footage = Footage::open(origin, &plan.geometry, history + clip, Split::HeldOut)?;
             let count = VALIDATION_CLIPS / plan.origins.len();
-            let stride = footage.len().map_or(1, |all| (all / count as u64).max(1));
+            let stride = footage.count().map_or(1, |all| (all / count as u64).max(1));
             pictures.extend((0..count as u64).map(|n| footage::tensor_of(&footage.clip(n * stride))));
         }
         let frames = footage::normalised(&Tensor::cat(&pictures, 0).to_device(plan.device));
@@ -259,8 +259,8 @@ fn latent_pool(plan: &Plan, vae: &Vae<'_>) -> Result<Tensor> {
     let mut clips = Vec::new();
     for origin in &plan.origins {
         let footage = Footage::open(origin, &plan.geometry, frames, Split::Train)?;
-        let count = footage.len().map_or(plan.pool as u64, |all| all.min(plan.pool as u64));
-        let stride = footage.len().map_or(1, |all| (all / count).max(1));
+        let count = footage.count().map_or(plan.pool as u64, |all| all.min(plan.pool as u64));
+        let stride = footage.count().map_or(1, |all| (all / count).max(1));
         let bar = indicatif::ProgressBar::new(count).with_prefix("encoding clips");
         for index in 0..count {
             let pictures = footage::tensor_of(&footage.clip(index * stride)).to_device(plan.device);

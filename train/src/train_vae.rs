@@ -142,8 +142,8 @@ fn picture_pool(plan: &Plan, split: Split, len: usize) -> Result<Tensor> {
     let mut pools = Vec::new();
     for origin in &plan.origins {
         let footage = Footage::open(origin, &plan.geometry, 1, split)?;
-        let len = footage.len().map_or(len, |all| len.min(all as usize));
-        let stride = footage.len().map_or(1, |all| (all / len as u64).max(1));
+        let len = footage.count().map_or(len, |all| len.min(all as usize));
+        let stride = footage.count().map_or(1, |all| (all / len as u64).max(1));
         let pictures: Vec<_> = (0..len as u64).flat_map(|index| footage.clip(index * stride)).collect();
         pools.push(footage::tensor_of(&pictures));
     }

@@ -192,26 +192,21 @@ impl<'a> Vae<'a> {
 /// channel statistics of current latents, into the two 1 x 1 convolutions around the latents.
 pub fn standardise(params: &Params, mean: &Tensor, std: &Tensor) {
     let channels = mean.numel() as i64;
-    let root = params.root();
+    let tensors = |name: &str| {
+        let scope = params.root().pp(name);
+        (scope.full("weight").shallow_clone(), scope.full("bias").shallow_clone())
+    };
     tch::no_grad(|| {
-        let (mut weight, mut bias) = {
-            let scope = root.pp("quant_conv");
-            (scope.full("weight").shallow_clone(), scope.full("bias").shallow_clone())
-        };
-        let scaled = weight.narrow(0, 0, channels) / std.reshape([-1, 1, 1, 1]);
-        weight.narrow(0, 0, channels).copy_(&scaled);
-        let shifted = (bias.narrow(0, 0, channels) - mean) / std;
-        bias.narrow(0, 0, channels).copy_(&shifted);
+        let (weight, bias) = tensors("quant_conv");
+        let means = |x: &Tensor| x.narrow(0, 0, channels);
+        means(&weight).copy_(&(means(&weight) / std.reshape([-1, 1, 1, 1])));
+        means(&bias).copy_(&((means(&bias) - mean) / std));
         // Log-variances follow: the posterior shrinks with its mean's scale.
-        let narrowed = bias.narrow(0, channels, channels) - std.log() * 2.0;
-        bias.narrow(0, channels, channels).copy_(&narrowed);
-        let _ = (&mut weight, &mut bias);
+        let mut log_variances = bias.narrow(0, channels, channels);
+        let _ = log_variances.g_sub_(&(std.log() * 2.0));
 
-        let scope = root.pp("post_quant_conv");
-        let (mut weight, mut bias) =
-            (scope.full("weight").shallow_clone(), scope.full("bias").shallow_clone());
-        let shift = weight.squeeze_dims(&[2, 3]).matmul(mean);
-        let _ = bias.g_add_(&shift);
+        let (mut weight, mut bias) = tensors("post_quant_conv");
+        let _ = bias.g_add_(&weight.squeeze_dim(3).squeeze_dim(2).matmul(mean));
         let _ = weight.g_mul_(&std.reshape([1, -1, 1, 1]));
     });
 }

@@ -1,4 +1,5 @@
 //! The trainer as a whole, on models small enough for seconds: gradients, mask, resume, layout, progress.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -168,13 +169,12 @@ fn masked_forward(config: &TransformerConfig, params: &Params, batch: &Sequence<
         let (q, k, v) = (turn(part(0, heads)), share(turn(part(heads, kv))), share(part(heads + kv, kv)));
         let scores = q.matmul(&k.transpose(2, 3)) / (width as f64).sqrt() + &bias;
         let attended = scores.softmax(-1, None).matmul(&v).transpose(1, 2).reshape([b, count, d]);
-        x = x + attended.linear(&get(&format!("{layer}.self_attn.o_proj.weight")), None::<Tensor>);
+        x += attended.linear(&get(&format!("{layer}.self_attn.o_proj.weight")), None::<Tensor>);
         let gate_up = rms(&x, &format!("{layer}.post_attention_layernorm.weight"))
             .linear(&get(&format!("{layer}.mlp.gate_up_proj.weight")), None::<Tensor>)
             .chunk(2, -1);
-        x = x
-            + (gate_up[0].silu() * &gate_up[1])
-                .linear(&get(&format!("{layer}.mlp.down_proj.weight")), None::<Tensor>);
+        x += (gate_up[0].silu() * &gate_up[1])
+            .linear(&get(&format!("{layer}.mlp.down_proj.weight")), None::<Tensor>);
     }
     let x = rms(&x, "llm.norm.weight");
     let noisy = blocks.iter().enumerate().filter(|(_, block)| block.role == sequence::Role::Noisy);

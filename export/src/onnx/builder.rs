@@ -396,7 +396,7 @@ fn broadcast(op: &str, a: &Value, b: &Value, a_shape: &[usize], b_shape: &[usize
     let size = |shape: &[usize], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |i| shape[i]);
     (0..rank)
         .map(|axis| match (size(a_shape, axis), size(b_shape, axis)) {
-            (a, b) if a == b => a,
+            (size, same) if size == same => size,
             (1, size) | (size, 1) => size,
             _ => panic!("{op} of {a} and {b}: shapes do not broadcast"),
         })

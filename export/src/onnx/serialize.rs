@@ -158,3 +158,58 @@ pub(super) fn element_of(dtype: Dtype) -> i32 {
 fn dims(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|&size| size as i64).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::onnx::GraphBuilder;
+
+    /// A graph that adds a table of `len` values to its input.
+    fn graph(name: &'static str, len: usize) -> Graph {
+        let mut g = GraphBuilder::new(name);
+        let spec = |name: &str| TensorSpec { name: name.into(), dtype: Dtype::F32, shape: vec![2, len] };
+        let x = g.input(&spec("x"));
+        let table = g.table("table", &[len], (0..len).map(|i| i as f32).collect());
+        let y = g.add(&x, &table);
+        g.output(&spec("y"), &y);
+        g.finish()
+    }
+
+    #[test]
+    fn graphs_share_what_they_both_use() {
+        let mut weights = WeightFile::new("weights.bin", Vec::new());
+        let models = [("a", 300), ("b", 300), ("c", 400), ("d", 3)]
+            .map(|(name, len)| model(&graph(name, len), &mut weights).unwrap());
+        let (bytes, digest) = weights.finish().unwrap();
+        assert_eq!(digest, FileDigest::of(&bytes));
+        // 300 and 400 floats once each, the second at the next multiple of 64; 3 floats stay inline.
+        assert_eq!(bytes.len(), 1216 + 1600);
+        let place = |model: &proto::Model| {
+            let tensor = &model.graph.as_ref().unwrap().initializer[0];
+            tensor.external_data.iter().map(|entry| entry.value.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(place(&models[0]), ["weights.bin", "0", "1200"]);
+        assert_eq!(place(&models[1]), place(&models[0]));
+        assert_eq!(place(&models[2]), ["weights.bin", "1216", "1600"]);
+        assert!(place(&models[3]).is_empty());
+        for model in models {
+            assert_eq!(proto::Model::decode(&*model.encode_to_vec()).unwrap(), model);
+        }
+    }
+
+    #[test]
+    fn rows_become_columns() {
+        assert_eq!(transposed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "Add of x f32[2, 300] and table f32[4]: shapes do not broadcast")]
+    fn shapes_that_do_not_fit_stop_the_builder() {
+        let mut g = GraphBuilder::new("wrong");
+        let x = g.input(&TensorSpec { name: "x".into(), dtype: Dtype::F32, shape: vec![2, 300] });
+        let table = g.table("table", &[4], vec![0.0; 4]);
+        g.add(&x, &table);
+    }
+}

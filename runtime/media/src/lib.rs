@@ -35,6 +35,11 @@ pub mod strip;
 mod uri;
 mod video;
 
+use std::path::Path;
+use std::sync::Once;
+
+use gstreamer::prelude::PluginFeatureExtManual;
+
 pub use nextclip_core::Picture;
 
 pub use error::Error;
@@ -48,5 +53,26 @@ pub use video::{Video, read_video};
 
 /// Starts GStreamer; further calls do nothing. Everything here that needs GStreamer calls it.
 pub fn init() -> Result<(), Error> {
-    gstreamer::init().map_err(Error::Init)
+    static PREFER: Once = Once::new();
+    gstreamer::init().map_err(Error::Init)?;
+    PREFER.call_once(prefer_board_decoders);
+    Ok(())
+}
+
+/// Lets automatic choices take the board's own decoders, in the order of its profile.
+fn prefer_board_decoders() {
+    let board = nextclip_boards::detect(Path::new("/proc/device-tree"));
+    if board.family == nextclip_boards::Family::Generic {
+        // GStreamer's own order knows more kinds of graphics cards than we do.
+        return;
+    }
+    let elements = board.elements();
+    for decoders in [elements.decoders_h264, elements.decoders_h265] {
+        for (rank, name) in (1..).zip(decoders.iter().rev()) {
+            if let Some(factory) = gstreamer::ElementFactory::find(name) {
+                factory.set_rank(gstreamer::Rank::PRIMARY + 100 + rank);
+            }
+        }
+    }
+    log::debug!("{}: decoders {:?}, {:?}", board.name(), elements.decoders_h264, elements.decoders_h265);
 }

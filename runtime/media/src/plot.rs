@@ -16,6 +16,9 @@ use crate::draw::{Canvas, Colour, GREY, INK, RULE, Side, font, text_width};
 const PALETTE: [Colour; 6] =
     [[31, 98, 178], [224, 112, 32], [24, 142, 108], [168, 60, 140], [90, 100, 112], [196, 160, 0]];
 
+/// Lines of up to this many points show each of them as a dot.
+const FEW: usize = 40;
+
 /// Some lines over common axes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plot {
@@ -152,8 +155,9 @@ fn curve(canvas: &mut Canvas, frame: &Frame, x: &Axis, y: &Axis, line: &Line, pe
         // Points on the same pixel column are still drawn: their spread is what a noisy curve shows.
         if let (Some(from), Some(to)) = (last, at) {
             canvas.line(from, to, pen.1, pen.0);
-        } else if let (None, Some(at), 1) = (last, at, line.points.len()) {
-            canvas.line(at, at, 5.0, pen.0);
+        }
+        if let (Some(at), 1..=FEW) = (at, line.points.len()) {
+            canvas.line(at, at, pen.1 + 4.0, pen.0);
         }
         last = at;
     }

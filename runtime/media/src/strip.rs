@@ -33,8 +33,8 @@ const SECTION_GAP: usize = 22;
 /// A line of text with its space.
 const LINE: usize = 17;
 const TITLE_LINE: usize = 28;
-/// Of the fields where no picture is.
-const EMPTY: Colour = [243, 243, 240];
+/// A line with a section's title, and the space above it.
+const SECTION_TITLE: usize = 26;
 
 /// Pictures in rows and columns.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -120,8 +120,14 @@ impl Strip {
                 y += SECTION_GAP / 2;
             }
             if !section.title.is_empty() {
-                canvas.text((MARGIN, y), &section.title, &font::TEXT, GREY, Side::Right);
-                y += LINE + 3;
+                canvas.text(
+                    (MARGIN, y + SECTION_TITLE - LINE - 3),
+                    &section.title,
+                    &font::TEXT,
+                    GREY,
+                    Side::Right,
+                );
+                y += SECTION_TITLE;
             }
             for row in &section.rows {
                 self.row(&mut canvas, &layout, row, y);
@@ -156,9 +162,8 @@ impl Strip {
             canvas.text((MARGIN, top + (index + 1) * LINE), line, &font::TEXT, GREY, Side::Right);
         }
         for (index, x) in layout.columns.iter().enumerate() {
-            match row.pictures.get(index).and_then(Option::as_ref) {
-                Some(picture) => canvas.paste((*x, y), picture, layout.scale),
-                None => canvas.fill((*x, y), layout.cell, EMPTY),
+            if let Some(Some(picture)) = row.pictures.get(index) {
+                canvas.paste((*x, y), picture, layout.scale);
             }
         }
     }
@@ -210,7 +215,7 @@ impl Layout {
         top += if strip.subtitle.is_empty() { 0 } else { LINE + 4 };
         top += if strip.title.is_empty() && strip.subtitle.is_empty() { 0 } else { 8 };
         let sections = strip.sections.iter().map(|section| {
-            let title = if section.title.is_empty() { 0 } else { LINE + 3 };
+            let title = if section.title.is_empty() { 0 } else { SECTION_TITLE };
             title + (section.rows.len() * (cell.1 + GAP)).saturating_sub(GAP)
         });
         let gaps = strip.sections.len().saturating_sub(1) * 2 * (SECTION_GAP / 2);
@@ -225,7 +230,7 @@ impl Layout {
     }
 }
 
-/// How far two pictures are apart, as heat: white is equal, over yellow and red to black. The largest difference of a
+/// How far two pictures are apart, as heat: dark where they are equal, over red to bright. The largest difference of a
 /// pixel's three channels counts, `gain` times. `None` where the shapes differ.
 pub fn difference(a: &Picture, b: &Picture, gain: f32) -> Option<Picture> {
     if a.dim() != b.dim() {
@@ -243,14 +248,14 @@ pub fn difference(a: &Picture, b: &Picture, gain: f32) -> Option<Picture> {
     Some(heat)
 }
 
-/// White at 0, black at 1.
+/// From nearly black at 0 to pale yellow at 1.
 fn heat_colour(share: f32) -> Colour {
     const STOPS: [[f32; 3]; 5] = [
-        [252.0, 252.0, 250.0],
-        [255.0, 220.0, 120.0],
-        [240.0, 120.0, 50.0],
-        [176.0, 24.0, 60.0],
-        [20.0, 6.0, 30.0],
+        [10.0, 8.0, 20.0],
+        [88.0, 20.0, 104.0],
+        [190.0, 48.0, 82.0],
+        [246.0, 132.0, 36.0],
+        [252.0, 248.0, 184.0],
     ];
     let place = share * (STOPS.len() - 1) as f32;
     let below = (place as usize).min(STOPS.len() - 2);
@@ -294,8 +299,8 @@ mod tests {
         let mut other = grey.clone();
         other[(0, 0, 1)] = 228;
         let heat = difference(&grey, &other, 4.0).unwrap();
-        assert_eq!(heat[(1, 1, 0)], 252);
-        assert_eq!(heat[(0, 0, 0)], 20);
+        assert_eq!(heat[(1, 1, 0)], 10);
+        assert_eq!(heat[(0, 0, 0)], 252);
         assert_eq!(difference(&grey, &Picture::zeros((1, 1, 3)), 1.0), None);
     }
 }

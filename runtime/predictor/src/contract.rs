@@ -122,3 +122,58 @@ fn with_batch(cache: &CacheShape, shape: Vec<usize>) -> Vec<usize> {
 fn spec(name: &str, dtype: Dtype, shape: &[usize]) -> TensorSpec {
     TensorSpec { name: name.into(), dtype, shape: shape.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GEOMETRY: Geometry = Geometry {
+        height: 176,
+        width: 320,
+        vae_scale: 8,
+        latent_channels: 4,
+        patch: 2,
+        history: 56,
+        clip: 24,
+        frame_interval_ms: 133,
+    };
+    const CACHE: CacheShape = CacheShape { layers: 32, batch: 1, kv_heads: 32, head_dim: 96 };
+
+    #[test]
+    fn the_published_model_has_these_tensors() {
+        let denoise = GraphSpecs::denoise(&GEOMETRY, &CACHE, true);
+        let inputs: Vec<String> = denoise.inputs.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            inputs,
+            [
+                "z f32[1, 24, 4, 22, 40]",
+                "t f32[1]",
+                "t_next f32[1]",
+                "keys f32[32, 1, 32, 12432, 96]",
+                "values f32[32, 1, 32, 12432, 96]",
+                "slot_positions i64[1, 56]",
+                "position i64[1]",
+                "guidance f32[1]",
+            ]
+        );
+        let remember = GraphSpecs::remember(&GEOMETRY, &CACHE);
+        assert_eq!(remember.outputs[1].to_string(), "new_values f32[32, 1, 32, 222, 96]");
+    }
+
+    #[test]
+    fn a_difference_is_named() {
+        let specs = GraphSpecs::encode(&GEOMETRY, &CACHE);
+        let graph = |inputs| Graph { path: "encode.onnx".into(), inputs, outputs: specs.outputs.clone() };
+        assert!(specs.check(ENCODE, &graph(specs.inputs.clone())).is_ok());
+        let told = |inputs| specs.check(ENCODE, &graph(inputs)).unwrap_err().to_string();
+        assert_eq!(
+            told(vec![]),
+            "graph \"encode\" input \"frames\": manifest says nothing, this program needs u8[1, 176, 320, 3]"
+        );
+        let extra = spec("mask", Dtype::F32, &[1]);
+        assert_eq!(
+            told(vec![specs.inputs[0].clone(), extra]),
+            "graph \"encode\" input \"mask\": manifest says f32[1], this program needs nothing"
+        );
+    }
+}

@@ -1,7 +1,9 @@
 //! One graph in one ONNX Runtime session, checked against its description by name.
 
 use std::borrow::Cow;
+use std::num::NonZero;
 use std::path::Path;
+use std::thread;
 
 use ndarray::ArrayViewD;
 use nextclip_core::manifest::{Dtype, Graph};
@@ -126,14 +128,13 @@ impl GraphSession {
 }
 
 fn options(builder: SessionBuilder, threads: Option<usize>) -> ort::Result<SessionBuilder> {
-    let builder = builder
+    // A number, always: without one ONNX Runtime ties its threads to cores, which it may have to share.
+    let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
+    Ok(builder
         .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(threads)?
         // Between two frames there is nothing to wait for: idle threads must not burn a board's power.
-        .with_config_entry("session.force_spinning_stop", "1")?;
-    match threads {
-        Some(threads) => Ok(builder.with_intra_threads(threads)?),
-        None => Ok(builder),
-    }
+        .with_config_entry("session.force_spinning_stop", "1")?)
 }
 
 /// A session's input or output as a manifest would write it: `f32[1, 4, 22, 40]`, `?` for an open size.

@@ -89,6 +89,12 @@ impl Predictor {
         self.grid.steps().count()
     }
 
+    /// Changes the number of denoising steps, as under load.
+    pub fn set_steps(&mut self, steps: usize) -> Result<(), Error> {
+        self.grid = TimeGrid::new(steps, self.manifest.sampler.time_shift)?;
+        Ok(())
+    }
+
     /// The execution provider that runs the graphs, such as "CPU".
     pub fn provider(&self) -> &str {
         self.provider.name()
