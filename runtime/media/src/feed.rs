@@ -82,8 +82,9 @@ impl Painter {
     fn run(mut self, stop: &dyn Fn() -> bool) {
         let mut drawn: Option<u64> = None;
         while !stop() {
-            // The clock runs from "playing" on.
-            let Some(now) = self.source.current_running_time() else {
+            // Before "playing" there may be a clock already and no time to count from: years would have passed.
+            let playing = self.source.current_state() == gst::State::Playing;
+            let Some(now) = self.source.current_running_time().filter(|_| playing) else {
                 std::thread::sleep(Duration::from_millis(2));
                 continue;
             };

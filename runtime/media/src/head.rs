@@ -121,7 +121,11 @@ fn decoder(pipeline: &gst::Pipeline, input: &gst::Pad, place: &str) -> Result<gs
     });
     decode.connect_no_more_pads(move |decode| {
         if linked_before_end.get().is_none() {
-            gst::element_error!(decode, gst::StreamError::WrongType, ("it holds no video"));
+            gst::element_error!(
+                decode,
+                gst::StreamError::WrongType,
+                ("it holds no video that can be decoded here")
+            );
         }
     });
     Ok(decode)

@@ -350,9 +350,20 @@ fn watch_bus(pipeline: &gst::Pipeline, slot: &Arc<Slot<Frame>>, uri: &str) -> Re
     let Some(bus) = pipeline.bus() else {
         return Err(Error::Stream { uri, cause: "the pipeline has no bus".into() });
     };
+    let missing = OnceLock::new();
     bus.set_sync_handler(move |_, message| {
         match message.view() {
-            gst::MessageView::Error(error) => slot.end(Ending::Fault(head::cause(error))),
+            gst::MessageView::Error(error) => {
+                let missing = missing.get().map(|name| format!("GStreamer lacks a plugin: {name}"));
+                slot.end(Ending::Fault(missing.unwrap_or_else(|| head::cause(error))));
+            }
+            // Comes before the error, and alone says what it is about: "H.265 decoder".
+            gst::MessageView::Element(note) => {
+                let fields = note.structure().filter(|fields| fields.name() == "missing-plugin");
+                if let Some(name) = fields.and_then(|fields| fields.get::<String>("name").ok()) {
+                    let _ = missing.set(name);
+                }
+            }
             gst::MessageView::Warning(warning) => {
                 log::warn!("{uri}: {}", head::one_line(&warning.error(), warning.debug()));
             }
