@@ -7,7 +7,7 @@ use nextclip_media::strip::{Group, Row, Section, Strip, difference};
 
 /// Frames of the past that a strip shows at most; a long history would push the future off the page.
 const PAST_SHOWN: usize = 7;
-/// Differences are drawn this much stronger: a tenth of the range is already black.
+/// Differences are drawn this much stronger: a quarter of the range is already full heat.
 const DIFFERENCE_GAIN: f32 = 4.0;
 /// A film shows each picture at least this wide, in pixels.
 const FILM_WIDTH: usize = 256;

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 /// Moves to the start of the line and clears it.
 const CLEAR_LINE: &str = "\r\x1b[2K";
+/// The same, and what is too long for the terminal is cut off: a second line could not be cleared.
+const LINE_START: &str = "\r\x1b[2K\x1b[?7l";
+const LINE_END: &str = "\x1b[?7h";
 
 /// A line that shows how a run goes. On a terminal it is rewritten in place; elsewhere it is repeated,
 /// every second at first and then ever less often, since a daemon's log lasts for months.
@@ -28,8 +31,7 @@ impl LiveLine {
             return;
         }
         self.next = elapsed + if self.terminal { Duration::from_millis(250) } else { pause_after(elapsed) };
-        let clear = if self.terminal { CLEAR_LINE } else { "" };
-        let end = if self.terminal { "" } else { "\n" };
+        let (clear, end) = if self.terminal { (LINE_START, LINE_END) } else { ("", "\n") };
         // A terminal that is gone does not stop the daemon.
         let _ = write!(std::io::stderr(), "{clear}{:6.1} s  {}{end}", elapsed.as_secs_f64(), line());
         let _ = std::io::stderr().flush();

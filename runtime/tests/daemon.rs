@@ -215,6 +215,21 @@ fn an_rtsp_camera_is_predicted() {
 }
 
 #[test]
+fn a_film_served_over_rtsp_is_predicted_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (film, out) = (folder.path().join("film.mp4"), folder.path().join("out"));
+    write_film(&film, 40);
+    let camera = RtspCamera::start(&Served::File(film), 0).unwrap();
+    let output = output(run_on(camera.url(), &["--out", out.to_str().unwrap()]));
+    assert_code(&output, 0);
+    assert!(text(&output.stderr).contains("the stream has ended"));
+    // How many predictions there are depends on how even the stream's timestamps are.
+    journal(&out);
+    let frames = summary(&text(&output.stdout))["frames"];
+    assert!((30.0..=40.0).contains(&frames), "{frames} of 40 frames");
+}
+
+#[test]
 fn a_camera_that_goes_away_ends_the_run_in_order() {
     let served = Served::Scene { seed: 2, rate: (30, 1), size: (160, 120) };
     let camera = RtspCamera::start(&served, 0).unwrap();
