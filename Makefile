@@ -1,8 +1,7 @@
 # The commands of a working day. Each brings in what it needs; a second run does not install again.
-.PHONY: help demo bundle test lint bench clean train
+.PHONY: help demo bundle test lint train clean
 
 BUNDLE := target/bundles/base-float
-export ORT_DYLIB_PATH := $(CURDIR)/.ort/libonnxruntime.so
 
 help:   ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
@@ -12,7 +11,8 @@ demo: bundle   ## export the shipped model and predict a live generated scene fo
 
 bundle:   ## export the shipped model to target/bundles/base-float
 	@scripts/setup
-	cargo build --release --locked -p nextclip-export -p nextclip-runtime
+	cargo build --release --locked -p nextclip-export -p nextclip-runtime -p nextclip-eval
+	@ln -sfn $(CURDIR)/.ort/libonnxruntime.so target/release/libonnxruntime.so   # binaries look beside themselves
 	@[ -e $(BUNDLE)/manifest.json ] && [ $(BUNDLE)/manifest.json -nt models/base/model.safetensors ] \
 	  && [ $(BUNDLE)/manifest.json -nt target/release/nextclip-export ] \
 	  || target/release/nextclip-export export models/base --out $(BUNDLE)

@@ -13,6 +13,8 @@ pub struct Sample {
     pub index: usize,
     /// The model's prediction.
     pub predicted_db: Vec<f64>,
+    /// The same without keeping of the last frame what is not predicted to change.
+    pub plain_db: Vec<f64>,
     /// The last frame seen, repeated.
     pub last_frame_db: Vec<f64>,
     /// The last two frames seen, continued linearly, pixel by pixel.
@@ -47,7 +49,8 @@ fn predict(predictor: &mut Predictor, frames: &[Picture], index: usize, seed: u6
         predictor.see(frame)?;
     }
     let latents = predictor.predict(seed, index as u64)?;
-    let predicted = predictor.decode(&latents)?;
+    let predicted = predictor.render(&latents)?;
+    let plain = predictor.decode(&latents)?;
     let ceiling = {
         let latents = came.iter().map(|frame| predictor.encode(frame)).collect::<Result<Vec<_>, _>>()?;
         let views: Vec<_> = latents.iter().map(|latent| latent.view()).collect();
@@ -67,6 +70,7 @@ fn predict(predictor: &mut Predictor, frames: &[Picture], index: usize, seed: u6
     Ok(Sample {
         index,
         predicted_db: db(&mut predicted.iter().cloned().zip(came))?,
+        plain_db: db(&mut plain.into_iter().zip(came))?,
         last_frame_db: db(&mut came.iter().map(|came| (last.clone(), came)))?,
         linear_db: db(&mut came.iter().enumerate().map(|(k, came)| (continued(before, last, k + 1), came)))?,
         ceiling_db: db(&mut ceiling.into_iter().zip(came))?,

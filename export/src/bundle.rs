@@ -223,7 +223,7 @@ fn verify(folder: &Path) -> Result<(), BundleError> {
     let clip: Latents = predictor.predict(0, 0).map_err(fault)?;
     finite("a predicted clip", clip.iter())?;
     if predictor.manifest().graphs.decode.is_some() {
-        predictor.decode(&clip).map_err(fault)?;
+        predictor.render(&clip).map_err(fault)?;
     }
     Ok(())
 }

@@ -70,7 +70,7 @@ fn roll_out(
     let mut future = Vec::new();
     for clip in 0..flags.clips {
         let latents = predictor.predict(flags.seed, u64::from(clip))?;
-        future.extend(predictor.decode(&latents)?);
+        future.extend(predictor.render(&latents)?);
         if clip + 1 < flags.clips {
             latents.outer_iter().try_for_each(|latent| predictor.remember(latent))?;
         }

@@ -40,7 +40,7 @@ impl Model for Predictor {
 
     fn predict(&mut self, seed: u64, number: u64) -> Result<Vec<Picture>, Error> {
         let latents = Predictor::predict(self, seed, number)?;
-        self.decode(&latents)
+        self.render(&latents)
     }
 
     fn forget(&mut self) {

@@ -170,16 +170,21 @@ fn noised(x1: &Tensor, x0: &Tensor, t: &Tensor) -> Tensor {
     x0.lerp_tensor(x1, &t.expand_as(x1))
 }
 
-/// Random clip sizes of 1 to `longest` frames that add up to `frames`, at least two of them.
+/// Clip sizes of 1 to `longest` frames that add up to `frames`, at least two of them: half of the time random,
+/// half of the time as long as they can be, counted from the end. Random sizes alone would hardly ever show
+/// the far end of a long clip, which is what the sampler is asked for.
 fn random_partition(rng: &mut ChaCha8Rng, frames: usize, longest: usize) -> Vec<usize> {
+    let longest = longest.min(frames - 1);
+    let all_long = rng.random_bool(0.5);
     let mut left = frames;
     let mut sizes = Vec::new();
     while left > 0 {
-        let most = longest.min(left).min(if sizes.is_empty() { frames - 1 } else { frames });
-        let size = rng.random_range(1..=most);
+        let most = longest.min(left);
+        let size = if all_long { most } else { rng.random_range(1..=most) };
         sizes.push(size);
         left -= size;
     }
+    sizes.reverse();
     sizes
 }
 

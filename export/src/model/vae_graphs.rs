@@ -34,7 +34,8 @@ pub fn encode(vae: &Vae, geometry: &Geometry, cache: &CacheShape, pixels: Pixels
     g.finish()
 }
 
-/// Latents (B, N, c, h, w) -> frames (B, N, H, W, 3).
+/// Latents (B, N, c, h, w) -> frames (B, N, H, W, 3); those of a bundle keep of the newest real frame what is
+/// not predicted to change.
 pub fn decode(vae: &Vae, geometry: &Geometry, cache: &CacheShape, pixels: Pixels) -> Graph {
     let mut g = GraphBuilder::new(DECODE);
     let mut specs = GraphSpecs::decode(geometry, cache);
@@ -45,10 +46,60 @@ pub fn decode(vae: &Vae, geometry: &Geometry, cache: &CacheShape, pixels: Pixels
     let factor = g.scalar(vae.scaling_factor);
     let x = g.div(&x, &factor);
     let x = decoder(&mut g, vae, &x); // (B * N, 3, H, W)
-    let frames = to_pixels(&mut g, &x, pixels);
+    let frames = match pixels {
+        Pixels::F32 => x,
+        Pixels::U8 => {
+            let samples = to_samples(&mut g, &x);
+            let [last_frames, gate] = [&specs.inputs[1], &specs.inputs[2]].map(|spec| g.input(spec));
+            let samples = keep_unchanged(&mut g, &samples, &last_frames, &gate, geometry.clip);
+            let samples = g.map("Round", &samples);
+            let samples = g.cast(&samples, Dtype::U8);
+            g.transpose(&samples, &[0, 2, 3, 1])
+        }
+    };
     let frames = g.reshape(&frames, &specs.outputs[0].shape);
     g.output(&specs.outputs[0], &frames);
     g.finish()
+}
+
+/// A predicted change of this many levels, the largest of the channels and the mean of 5 x 5 pixels, counts half.
+const CHANGE_LEVELS: f32 = 12.0;
+/// How many levels around it the passage from kept to predicted takes.
+const CHANGE_SOFTNESS: f32 = 3.0;
+const CHANGE_RADIUS: usize = 2;
+
+/// Change-gated compositing: `m predicted + (1 - m) last`, `m = sigmoid((change - 12) / 3)` where `gate` is 1,
+/// and m = 1 where it is 0. samples (B * N, 3, H, W), 0 to 255; last_frames (B, H, W, 3). Where all of the picture
+/// moves, all of it is predicted.
+fn keep_unchanged(
+    g: &mut GraphBuilder,
+    samples: &Value,
+    last_frames: &Value,
+    gate: &Value,
+    clip: usize,
+) -> Value {
+    let last = g.transpose(last_frames, &[0, 3, 1, 2]);
+    let last = g.cast(&last, Dtype::F32);
+    let [batch, rows, columns] = [last.size(0), last.size(2), last.size(3)];
+    let last = g.reshape(&last, &[batch, 1, 3, rows, columns]);
+    let predicted = g.reshape(samples, &[batch, clip, 3, rows, columns]);
+    let change = g.sub(&predicted, &last); // (B, N, 3, H, W)
+
+    let size = g.map("Abs", &change);
+    let size = g.largest(&size, 2);
+    let size = g.reshape(&size, &[batch * clip, 1, rows, columns]);
+    let size = g.box_mean(&size, CHANGE_RADIUS);
+    let [half, softness, one] = [CHANGE_LEVELS, CHANGE_SOFTNESS, 1.0].map(|value| g.scalar(value));
+    let over = g.sub(&size, &half);
+    let over = g.div(&over, &softness);
+    let share = g.map("Sigmoid", &over);
+    let kept = g.sub(&one, &share);
+    let kept = g.mul(&kept, gate);
+    let kept = g.reshape(&kept, &[batch, clip, 1, rows, columns]);
+
+    let back = g.mul(&change, &kept);
+    let mixed = g.sub(&predicted, &back);
+    g.reshape(&mixed, &[batch * clip, 3, rows, columns])
 }
 
 /// The border of a graph that compares with reference tensors.
@@ -74,20 +125,12 @@ fn from_pixels(g: &mut GraphBuilder, frames: &Value, pixels: Pixels) -> Value {
     }
 }
 
-/// (B, 3, H, W) from -1 to 1 -> pictures at the border, rounded half to even.
-fn to_pixels(g: &mut GraphBuilder, x: &Value, pixels: Pixels) -> Value {
-    match pixels {
-        Pixels::F32 => x.clone(),
-        Pixels::U8 => {
-            let (half, one) = (g.scalar(127.5), g.scalar(1.0));
-            let raised = g.add(x, &one);
-            let samples = g.mul(&raised, &half);
-            let samples = g.map("Round", &samples);
-            let samples = g.clip(&samples, 0.0, 255.0);
-            let samples = g.cast(&samples, Dtype::U8);
-            g.transpose(&samples, &[0, 2, 3, 1])
-        }
-    }
+/// (B, 3, H, W) from -1 to 1 -> 0 to 255, not rounded yet.
+fn to_samples(g: &mut GraphBuilder, x: &Value) -> Value {
+    let (half, one) = (g.scalar(127.5), g.scalar(1.0));
+    let raised = g.add(x, &one);
+    let samples = g.mul(&raised, &half);
+    g.clip(&samples, 0.0, 255.0)
 }
 
 /// (B, 3, H, W) -> mean and log variance (B, 2 c, h, w).

@@ -276,6 +276,24 @@ impl GraphBuilder {
         self.node("ReduceMean", &[x, &axes], vec![int("keepdims", 1)], &shape, x.dtype)
     }
 
+    /// Largest value along one axis, which stays with size 1.
+    pub fn largest(&mut self, x: &Value, axis: usize) -> Value {
+        let mut shape = x.shape.clone();
+        shape[axis] = 1;
+        let axes = self.indices(&[axis as i64]);
+        self.node("ReduceMax", &[x, &axes], vec![int("keepdims", 1)], &shape, x.dtype)
+    }
+
+    /// Mean over a square around every cell of (B, c, H, W); at the border over what there is of it.
+    pub fn box_mean(&mut self, x: &Value, radius: usize) -> Value {
+        let attributes = vec![
+            ints("kernel_shape", vec![2 * radius as i64 + 1; 2]),
+            ints("pads", vec![radius as i64; 4]),
+            int("count_include_pad", 0),
+        ];
+        self.node("AveragePool", &[x], attributes, &x.shape, x.dtype)
+    }
+
     /// Softmax over the last axis.
     pub fn softmax(&mut self, x: &Value) -> Value {
         self.node("Softmax", &[x], vec![int("axis", -1)], &x.shape, x.dtype)

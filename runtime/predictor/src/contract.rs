@@ -54,11 +54,16 @@ impl GraphSpecs {
         Self { inputs, outputs: vec![spec("z_next", Dtype::F32, &clip)] }
     }
 
-    /// `latents` f32 (B, N, c, h, w) -> `frames` u8 (B, N, H, W, 3).
+    /// `latents` f32 (B, N, c, h, w), `last_frames` u8 (B, H, W, 3), the newest real frames, and `gate`
+    /// f32 (1), 1 to keep of them what is not predicted to change, 0 not to -> `frames` u8 (B, N, H, W, 3).
     pub fn decode(geometry: &Geometry, cache: &CacheShape) -> Self {
         let frames = [cache.batch, geometry.clip, geometry.height, geometry.width, 3];
         Self {
-            inputs: vec![spec("latents", Dtype::F32, &with_batch(cache, clip(geometry)))],
+            inputs: vec![
+                spec("latents", Dtype::F32, &with_batch(cache, clip(geometry))),
+                spec("last_frames", Dtype::U8, &[cache.batch, geometry.height, geometry.width, 3]),
+                spec("gate", Dtype::F32, &[1]),
+            ],
             outputs: vec![spec("frames", Dtype::U8, &frames)],
         }
     }

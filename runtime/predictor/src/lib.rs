@@ -12,7 +12,7 @@
 //!     predictor.see(frame)?;
 //! }
 //! let clip = predictor.predict(7, 0)?;
-//! let pictures = predictor.decode(&clip)?;
+//! let pictures = predictor.render(&clip)?;
 //! # Ok::<(), nextclip_predictor::Error>(())
 //! ```
 

@@ -35,6 +35,8 @@ pub struct Predictor {
     cache: Cache,
     /// The newest frame's keys and values, each (layers, B, n_kv, L, d_head), on their way to the cache.
     fresh: [Array5<f32>; 2],
+    /// The newest frame seen; pictures of the future keep of it what does not change.
+    last_frame: Option<Picture>,
     encode: Option<GraphSession>,
     remember: GraphSession,
     denoise: GraphSession,
@@ -59,6 +61,7 @@ impl Predictor {
             decode: graphs.decode.as_ref().map(|graph| open(DECODE, graph)).transpose()?,
             cache: Cache::new(&manifest.geometry, &manifest.cache),
             fresh: [(); 2].map(|()| Cache::block(&manifest.geometry, &manifest.cache)),
+            last_frame: None,
             provider,
             grid,
             guidance,
@@ -133,12 +136,17 @@ impl Predictor {
     pub fn see(&mut self, frame: &Picture) -> Result<Array3<f32>, Error> {
         let latent = self.encode(frame)?;
         self.remember(latent.view())?;
+        match &mut self.last_frame {
+            Some(last) => last.assign(frame),
+            none => *none = Some(frame.clone()),
+        }
         Ok(latent)
     }
 
     /// Forgets every frame, as after a gap in the stream.
     pub fn forget(&mut self) {
         self.cache.clear();
+        self.last_frame = None;
     }
 
     /// One Euler step from `t` to `t_next` for a clip (N, c, h, w) that follows the remembered frames.
@@ -179,12 +187,31 @@ impl Predictor {
         self.sample(noise)
     }
 
-    /// The pictures of a clip (N, c, h, w).
+    /// The pictures of a clip (N, c, h, w), as the autoencoder gives them.
     pub fn decode(&mut self, latents: &Latents) -> Result<Vec<Picture>, Error> {
+        let geometry = &self.manifest.geometry;
+        let blank = Picture::zeros((geometry.height, geometry.width, 3));
+        self.pictures(latents, &blank, 0.0)
+    }
+
+    /// The pictures of a predicted clip (N, c, h, w): where nothing is predicted to change, the newest frame
+    /// that [`Self::see`] was given stays as it was. Without one, the same as [`Self::decode`].
+    pub fn render(&mut self, latents: &Latents) -> Result<Vec<Picture>, Error> {
+        let Some(last) = self.last_frame.take() else { return self.decode(latents) };
+        let pictures = self.pictures(latents, &last, 1.0);
+        self.last_frame = Some(last);
+        pictures
+    }
+
+    fn pictures(&mut self, latents: &Latents, last: &Picture, gate: f32) -> Result<Vec<Picture>, Error> {
         self.check_clip(latents)?;
         let graph = self.decode.as_mut().ok_or(Error::NoVae(DECODE))?;
-        let latents = latents.as_standard_layout();
-        let inputs = [("latents", Input::F32(latents.view().insert_axis(Axis(0)).into_dyn()))];
+        let (latents, last, gate) = (latents.as_standard_layout(), last.as_standard_layout(), [gate]);
+        let inputs = [
+            ("latents", Input::F32(latents.view().insert_axis(Axis(0)).into_dyn())),
+            ("last_frames", Input::U8(last.view().insert_axis(Axis(0)).into_dyn())),
+            ("gate", Input::F32(ArrayView1::from(&gate).into_dyn())),
+        ];
         graph.run(&inputs, ["frames"], |[frames]| {
             Ok(first::<_, Ix4>(frames)?.outer_iter().map(|frame| frame.to_owned()).collect())
         })
