@@ -1,5 +1,6 @@
 //! Writes a checkpoint folder in the published layout, and reads back the parts that training needs.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use nextclip_core::checkpoint::{TokenIds, Trained, TransformerConfig, VaeConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use crate::params::{Params, load_tensors};
 use crate::transformer::TOKEN_IDS;
@@ -58,6 +59,12 @@ pub fn save_transformer(
         .collect();
     write_json(&dir.join("added_tokens.json"), &ids)?;
     params.save(&dir.join("model.safetensors"), kind)
+}
+
+/// Reads the transformer's tensors, single precision.
+pub fn load_transformer(dir: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let tensors = load_tensors(&dir.join("model.safetensors"))?;
+    Ok(tensors.into_iter().map(|(name, tensor)| (name, tensor.to_kind(Kind::Float))).collect())
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

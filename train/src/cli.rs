@@ -106,6 +106,9 @@ struct PredictorArgs {
     /// Where to write the checkpoint.
     #[arg(long)]
     checkpoint: PathBuf,
+    /// Checkpoint to start from, its autoencoder included, instead of RUN/vae and random weights.
+    #[arg(long)]
+    from: Option<PathBuf>,
     /// Name of the model.
     #[arg(long, default_value = "base")]
     name: String,
@@ -212,10 +215,12 @@ impl PredictorArgs {
             "--pure-noise {} is not in 0..1",
             self.pure_noise
         );
-        let (vae_config, vae_params) = checkpoint::load_vae(&self.common.run, compute, device)
-            .context("the predictor learns on latents: run `nextclip-train vae` first")?;
+        let (vae_config, vae_params) =
+            checkpoint::load_vae(self.from.as_ref().unwrap_or(&self.common.run), compute, device)
+                .context("the predictor learns on latents: run `nextclip-train vae` first, or give --from")?;
         let plan = train_predictor::Plan {
             dir: self.common.run.clone(),
+            from: self.from,
             origins: self.common.source,
             config: transformer::small_config(),
             geometry,

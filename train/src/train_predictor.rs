@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
+use crate::checkpoint;
 use crate::footage::{self, Footage, Origin};
 use crate::optim::{Optimiser, Schedule, Settings};
 use crate::params::{Params, load_tensors, save_tensors};
@@ -22,6 +23,8 @@ use crate::vae::Vae;
 pub struct Plan {
     /// Run folder.
     pub dir: PathBuf,
+    /// Checkpoint folder whose transformer a new run starts from; random weights without.
+    pub from: Option<PathBuf>,
     /// Sources, sampled evenly.
     pub origins: Vec<Origin>,
     /// Sizes of the transformer.
@@ -59,6 +62,9 @@ pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params
     let config = &plan.config;
     let specs = transformer::specs(config, &plan.geometry);
     let mut params = Params::new(&specs, plan.seed, plan.compute, plan.device);
+    if let Some(from) = &plan.from {
+        params.assign(&checkpoint::load_transformer(from)?)?;
+    }
     let mut optimiser = Optimiser::new(&params, plan.optimiser);
     let (mut run, start) = Run::open(&plan.dir, "predictor", plan.steps, &mut params, &mut optimiser)?;
     log::info!("{} parameters in {:?}", params.len(), plan.compute);

@@ -241,6 +241,7 @@ fn vae_plan(dir: &Path, steps: u64) -> train_vae::Plan {
 fn predictor_plan(dir: &Path, steps: u64) -> train_predictor::Plan {
     train_predictor::Plan {
         dir: dir.to_owned(),
+        from: None,
         origins: vec![Origin::Scenes],
         config: transformer_config(),
         geometry: GEOMETRY,
@@ -301,6 +302,13 @@ fn training_learns_resumes_exactly_and_saves_the_published_layout() {
     assert_eq!(shape("llm.layers.0.mlp.gate_up_proj.weight"), [96, 32]);
     assert_eq!(shape("final_layer.linear.weight"), [16, 32]);
     assert_eq!(tensors["pos_embed"].kind(), Kind::Half);
+
+    // A new run may start from it: its first loss is near the old run's last.
+    let further = unbroken.join("further");
+    let plan = train_predictor::Plan { from: Some(dir.clone()), ..predictor_plan(&further, 50) };
+    train_predictor::train(&plan, &vae_config(), &vae_params).unwrap();
+    let further = self::losses(&further, "predictor");
+    assert!(further[0] < losses[0], "{further:?} after {losses:?}");
     let ids = std::fs::read_to_string(dir.join("added_tokens.json")).unwrap();
     assert!(ids.contains(r#""<|diffusion|>": 2"#), "{ids}");
     let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
