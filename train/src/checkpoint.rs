@@ -40,6 +40,11 @@ pub fn load_vae(dir: &Path, compute: Kind, device: Device) -> Result<(VaeConfig,
     Ok((config, params))
 }
 
+/// Reads the autoencoder's tensors.
+pub fn vae_weights(dir: &Path) -> Result<BTreeMap<String, Tensor>> {
+    load_tensors(&dir.join("vae").join(VAE_WEIGHTS))
+}
+
 /// Writes `config.json`, `model.safetensors` and the special tokens' ids under `dir`.
 pub fn save_transformer(
     dir: &Path,
@@ -59,6 +64,15 @@ pub fn save_transformer(
         .collect();
     write_json(&dir.join("added_tokens.json"), &ids)?;
     params.save(&dir.join("model.safetensors"), kind)
+}
+
+/// Reads the transformer's sizes, and what it was trained for.
+pub fn load_transformer_config(dir: &Path) -> Result<(TransformerConfig, Trained)> {
+    let mut config: TransformerConfig = read_json(&dir.join("config.json"))?;
+    let trained = config.nextclip.take().with_context(|| {
+        format!("{}: config.json has no nextclip section, which says the geometry", dir.display())
+    })?;
+    Ok((config, trained))
 }
 
 /// Reads the transformer's tensors, single precision.

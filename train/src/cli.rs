@@ -1,6 +1,6 @@
 //! The command line: what can be trained, and with which settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -8,7 +8,7 @@ use nextclip_core::Geometry;
 use nextclip_core::checkpoint::Trained;
 use nextclip_train::footage::Origin;
 use nextclip_train::optim::{Rule, Schedule, Settings};
-use nextclip_train::{checkpoint, params, train_predictor, train_vae, transformer, vae};
+use nextclip_train::{checkpoint, finetune, params, train_predictor, train_vae, transformer, vae};
 use tch::{Device, Kind};
 
 /// Trains checkpoints for nextclip: first the autoencoder, then the predictor on its latents.
@@ -32,6 +32,13 @@ enum Command {
     Vae(VaeArgs),
     /// Train the predictor on RUN/vae's latents and write the whole checkpoint.
     Predictor(PredictorArgs),
+    /// Adapt a checkpoint to one camera, from minutes of its normal footage.
+    #[command(after_help = "\
+Of long films the first seven tenths are learned from, the next tenth decides when to stop, and the last two
+are not looked at: `nextclip-eval predict --part held-out` measures on them.
+Example:
+  nextclip-train finetune --checkpoint models/base --video yard.mp4 --out models/yard")]
+    Finetune(FinetuneArgs),
 }
 
 #[derive(Debug, Args)]
@@ -39,7 +46,8 @@ struct Common {
     /// Folder of the run: its state, loss table and curve; a run found there goes on.
     #[arg(long)]
     run: PathBuf,
-    /// What to learn from: "scenes" (generated), a video file or a folder of videos. May be repeated.
+    /// What to learn from: "scenes" (generated), a video file or a folder of videos. May be repeated; a
+    /// weight says how often each is drawn, as in --source scenes=3 --source films/=1.
     #[arg(long, default_value = "scenes")]
     source: Vec<Origin>,
     /// Frame size, HEIGHTxWIDTH, multiples of 16.
@@ -76,6 +84,9 @@ enum Precision {
 struct VaeArgs {
     #[command(flatten)]
     common: Common,
+    /// Checkpoint whose autoencoder to start from, instead of random weights.
+    #[arg(long)]
+    from: Option<PathBuf>,
     /// Optimiser steps.
     #[arg(long, default_value_t = 8000)]
     steps: u64,
@@ -94,7 +105,7 @@ struct VaeArgs {
     /// Muon's learning rate, relative to --lr.
     #[arg(long, default_value_t = 10.0)]
     muon_ratio: f64,
-    /// Pictures held in memory, of each source.
+    /// Pictures of generated scenes held in memory.
     #[arg(long, default_value_t = 6000)]
     pool: usize,
 }
@@ -130,7 +141,7 @@ struct PredictorArgs {
     /// Muon's learning rate, relative to --lr.
     #[arg(long, default_value_t = 10.0)]
     muon_ratio: f64,
-    /// Clips held in memory as latents, of each source.
+    /// Clips of generated scenes held in memory as latents.
     #[arg(long, default_value_t = 4000)]
     pool: usize,
     /// Share of clips trained at t = 0, where a one-step sampler stands.
@@ -138,11 +149,58 @@ struct PredictorArgs {
     pure_noise: f64,
 }
 
+#[derive(Debug, Args)]
+struct FinetuneArgs {
+    /// Checkpoint to start from.
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// A film or a folder of films of the camera's normal days. May be repeated.
+    #[arg(long, required = true)]
+    video: Vec<Origin>,
+    /// Where to write the adapted checkpoint.
+    #[arg(long)]
+    out: PathBuf,
+    /// Folder of the run: its state, loss table and curve; a run found there goes on. OUT/run if not given.
+    #[arg(long)]
+    run: Option<PathBuf>,
+    /// Train low-rank changes of this rank (LoRA) instead of all weights of the predictor.
+    #[arg(long)]
+    lora: Option<i64>,
+    /// Steps of the decoder; 0 leaves it as it is.
+    #[arg(long, default_value_t = 1500)]
+    decoder_steps: u64,
+    /// Steps of the predictor, at most.
+    #[arg(long, default_value_t = 3000)]
+    steps: u64,
+    /// Validations without a new best before the predictor stops.
+    #[arg(long, default_value_t = 4)]
+    patience: u64,
+    /// Steps between two validations.
+    #[arg(long, default_value_t = 100)]
+    validate_every: u64,
+    /// Learning rate of the predictor at its height; 1e-3 with --lora, 3e-4 without, if not given.
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Share of clips trained at t = 0, where a one-step sampler stands.
+    #[arg(long, default_value_t = 0.5)]
+    pure_noise: f64,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Arithmetic of a step; "auto" takes bf16 where the processor multiplies it, else fp32.
+    #[arg(long, value_enum, default_value = "auto")]
+    precision: Precision,
+    /// Threads of the matrix products.
+    #[arg(long)]
+    threads: Option<i32>,
+}
+
 impl Cli {
     pub(crate) fn run(self) -> Result<()> {
         match self.command {
             Command::Vae(args) => args.run(),
             Command::Predictor(args) => args.run(),
+            Command::Finetune(args) => args.run(),
         }
     }
 }
@@ -163,17 +221,62 @@ impl Common {
             frame_interval_ms: self.interval_ms,
         };
         geometry.validate()?;
-        let device = Device::cuda_if_available();
-        let kind = match self.precision {
-            Precision::Auto => params::fastest_kind(device),
-            Precision::Bf16 => Kind::BFloat16,
-            Precision::Fp32 => Kind::Float,
-        };
-        if let Some(threads) = self.threads {
-            tch::set_num_threads(threads);
-        }
+        let (kind, device) = machine(self.precision, self.threads);
         Ok((geometry, kind, device))
     }
+}
+
+/// Arithmetic and device; sets the number of threads.
+fn machine(precision: Precision, threads: Option<i32>) -> (Kind, Device) {
+    let device = Device::cuda_if_available();
+    if let Some(threads) = threads {
+        tch::set_num_threads(threads);
+    }
+    let kind = match precision {
+        Precision::Auto => params::fastest_kind(device),
+        Precision::Bf16 => Kind::BFloat16,
+        Precision::Fp32 => Kind::Float,
+    };
+    (kind, device)
+}
+
+impl FinetuneArgs {
+    fn run(self) -> Result<()> {
+        check_share(self.pure_noise)?;
+        if let Some(rank) = self.lora {
+            anyhow::ensure!((1..=256).contains(&rank), "--lora {rank} is not in 1..256");
+        }
+        let (compute, device) = machine(self.precision, self.threads);
+        let plan = finetune::Plan {
+            checkpoint: self.checkpoint,
+            origins: self.video,
+            dir: self.run.unwrap_or_else(|| self.out.join("run")),
+            out: self.out,
+            lora: self.lora,
+            decoder_steps: self.decoder_steps,
+            steps: self.steps,
+            patience: self.patience,
+            validate_every: self.validate_every.max(1),
+            lr: self.lr.unwrap_or(if self.lora.is_some() { 1e-3 } else { 3e-4 }),
+            pure_noise: self.pure_noise,
+            seed: self.seed,
+            compute,
+            device,
+        };
+        finetune::run(&plan)?;
+        announce(&plan.out);
+        Ok(())
+    }
+}
+
+fn check_share(pure_noise: f64) -> Result<()> {
+    anyhow::ensure!((0.0..=1.0).contains(&pure_noise), "--pure-noise {pure_noise} is not in 0..1");
+    Ok(())
+}
+
+fn announce(checkpoint: &Path) {
+    let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
+    println!("wrote {0}; next: nextclip-export export {0} --out target/bundles/{name}", checkpoint.display());
 }
 
 impl VaeArgs {
@@ -186,7 +289,9 @@ impl VaeArgs {
         );
         let plan = train_vae::Plan {
             dir: self.common.run.clone(),
+            from: self.from,
             origins: self.common.source,
+            decoder_only: false,
             config: vae::small_config(),
             geometry,
             steps: self.steps,
@@ -210,11 +315,7 @@ impl VaeArgs {
 impl PredictorArgs {
     fn run(self) -> Result<()> {
         let (geometry, compute, device) = self.common.resolve()?;
-        anyhow::ensure!(
-            (0.0..=1.0).contains(&self.pure_noise),
-            "--pure-noise {} is not in 0..1",
-            self.pure_noise
-        );
+        check_share(self.pure_noise)?;
         let (vae_config, vae_params) =
             checkpoint::load_vae(self.from.as_ref().unwrap_or(&self.common.run), compute, device)
                 .context("the predictor learns on latents: run `nextclip-train vae` first, or give --from")?;
@@ -224,7 +325,10 @@ impl PredictorArgs {
             origins: self.common.source,
             config: transformer::small_config(),
             geometry,
+            lora: None,
             steps: self.steps,
+            validate_every: 500,
+            patience: None,
             batch: self.batch,
             schedule: Schedule { peak: self.lr, warm_up: 100, decay: self.decay_steps, steps: self.steps },
             optimiser: Settings {
@@ -246,11 +350,7 @@ impl PredictorArgs {
         let trained = Trained { geometry, name: self.name, steps: self.steps };
         checkpoint::save_transformer(&self.checkpoint, &plan.config, trained, &params, Kind::Half)?;
         checkpoint::save_vae(&self.checkpoint, &vae_config, &vae_params, Kind::Half)?;
-        println!(
-            "wrote {0}; next: nextclip-export export {0} --out target/bundles/{1}",
-            self.checkpoint.display(),
-            self.checkpoint.file_name().unwrap_or_default().to_string_lossy()
-        );
+        announce(&self.checkpoint);
         Ok(())
     }
 }

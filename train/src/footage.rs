@@ -1,4 +1,4 @@
-//! What a model learns from: generated scenes and video files, as clips of evenly paced pictures.
+//! What a model learns from: generated scenes and video files, as stretches of evenly paced pictures.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,83 +9,92 @@ use nextclip_media::Fit;
 use nextclip_scenes::Split;
 use tch::{Kind, Tensor};
 
-/// Where clips come from.
+/// Where pictures come from, and how often they are drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Origin {
+    /// What is read.
+    pub what: What,
+    /// How often it is drawn, relative to the other origins.
+    pub weight: f64,
+}
+
+/// What an origin reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum What {
     /// Generated scenes, without end.
     Scenes,
     /// A video file, or a folder of them.
     Video(PathBuf),
 }
 
+impl Origin {
+    /// Generated scenes alone.
+    pub const SCENES: Self = Self { what: What::Scenes, weight: 1.0 };
+}
+
+/// `scenes` or a path; `=WEIGHT` at the end says how often, as in `scenes=3`.
 impl FromStr for Origin {
-    type Err = std::convert::Infallible;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(if text == "scenes" { Self::Scenes } else { Self::Video(text.into()) })
-    }
-}
-
-/// Clips of a fixed length. Clip `index` is always the same pictures.
-#[derive(Debug)]
-pub struct Footage {
-    geometry: Geometry,
-    frames: usize,
-    split: Split,
-    /// Unbroken stretches of video at the model's pace; empty for scenes.
-    stretches: Vec<Vec<Picture>>,
-}
-
-impl Footage {
-    /// Opens `origin` for clips of `frames` pictures. Videos are read into memory at the model's size and
-    /// pace; of each, the last tenth is `HeldOut` and the rest `Train`.
-    pub fn open(origin: &Origin, geometry: &Geometry, frames: usize, split: Split) -> Result<Self> {
-        let mut stretches = Vec::new();
-        if let Origin::Video(path) = origin {
-            for film in nextclip_media::films(path)? {
-                for stretch in nextclip_media::stretches(&film, geometry, Fit::Crop)? {
-                    let tail = stretch.len() - stretch.len() / 10;
-                    let part = match split {
-                        Split::Train => &stretch[..tail],
-                        Split::HeldOut => &stretch[tail..],
-                    };
-                    if part.len() >= frames {
-                        stretches.push(part.to_vec());
-                    }
-                }
-            }
-            ensure!(
-                !stretches.is_empty(),
-                "{}: no stretch of {frames} frames at {} ms a frame",
-                path.display(),
-                geometry.frame_interval_ms
-            );
-        }
-        Ok(Self { geometry: *geometry, frames, split, stretches })
-    }
-
-    /// How many different clips there are; `None` where there is no end.
-    pub fn count(&self) -> Option<u64> {
-        let starts = |stretch: &Vec<Picture>| (stretch.len() + 1 - self.frames) as u64;
-        (!self.stretches.is_empty()).then(|| self.stretches.iter().map(starts).sum())
-    }
-
-    /// Clip `index`; with videos indices wrap around.
-    pub fn clip(&self, index: u64) -> Vec<Picture> {
-        let Some(count) = self.count() else {
-            let Geometry { width, height, frame_interval_ms, .. } = self.geometry;
-            let interval_s = f64::from(frame_interval_ms) / 1e3;
-            return nextclip_scenes::clip(self.split, index, width, height, self.frames, interval_s);
+        let (what, weight) = match text.rsplit_once('=') {
+            Some((what, weight)) => match weight.parse::<f64>() {
+                Ok(weight) => (what, weight),
+                Err(_) => (text, 1.0),
+            },
+            None => (text, 1.0),
         };
-        let mut start = (index % count) as usize;
-        for stretch in &self.stretches {
-            let starts = stretch.len() + 1 - self.frames;
-            if start < starts {
-                return stretch[start..start + self.frames].to_vec();
-            }
-            start -= starts;
+        if !(weight.is_finite() && weight > 0.0) {
+            return Err(format!("a weight of {weight} in {text:?} is not above 0"));
         }
-        unreachable!("an index below the number of clips lies in a stretch")
+        let what = if what == "scenes" { What::Scenes } else { What::Video(what.into()) };
+        Ok(Self { what, weight })
+    }
+}
+
+/// Frames of a generated clip, unless a window is longer.
+const SCENE_CLIP_FRAMES: usize = 20;
+
+/// `count` pictures of different generated scenes, or every picture of a video's `part`.
+pub fn pictures(origin: &Origin, geometry: &Geometry, part: Split, count: usize) -> Result<Vec<Picture>> {
+    let &Geometry { width, height, .. } = geometry;
+    match origin.what {
+        What::Scenes => {
+            let picture = |seed| nextclip_scenes::Scene::new(part, seed, width, height).render();
+            Ok((0..count as u64).map(picture).collect())
+        }
+        What::Video(_) => Ok(stretches(origin, geometry, part, 1, 0)?.flatten().collect()),
+    }
+}
+
+/// The stretches of `origin` that belong to `part`, each of at least `shortest` pictures: all there are of
+/// video, `scenes` clips of generated scenes. They are made while they are taken.
+pub fn stretches(
+    origin: &Origin,
+    geometry: &Geometry,
+    part: Split,
+    shortest: usize,
+    scenes: usize,
+) -> Result<Box<dyn ExactSizeIterator<Item = Vec<Picture>>>> {
+    let &Geometry { width, height, frame_interval_ms, .. } = geometry;
+    match &origin.what {
+        What::Scenes => {
+            let frames = SCENE_CLIP_FRAMES.max(shortest);
+            let interval_s = f64::from(frame_interval_ms) / 1e3;
+            let clip =
+                move |seed| nextclip_scenes::clip(part, u64::from(seed), width, height, frames, interval_s);
+            Ok(Box::new((0..u32::try_from(scenes)?).map(clip)))
+        }
+        What::Video(path) => {
+            let mut found = nextclip_media::footage(path, geometry, Fit::Crop, Some(part))?;
+            found.retain(|stretch| stretch.len() >= shortest);
+            ensure!(
+                !found.is_empty(),
+                "{}: no {part:?} stretch of {shortest} frames at {frame_interval_ms} ms a frame",
+                path.display()
+            );
+            Ok(Box::new(found.into_iter()))
+        }
     }
 }
 
@@ -105,4 +114,18 @@ pub fn tensor_of(pictures: &[Picture]) -> Tensor {
 /// 8-bit pictures (n, H, W, 3) to what the VAE reads, (n, 3, H, W) in [-1, 1].
 pub fn normalised(pictures: &Tensor) -> Tensor {
     pictures.permute([0, 3, 1, 2]).to_kind(Kind::Float).contiguous() / 127.5 - 1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_read_with_their_weights() {
+        assert_eq!("scenes".parse(), Ok(Origin::SCENES));
+        let video = |path: &str, weight| Ok(Origin { what: What::Video(path.into()), weight });
+        assert_eq!("films/a=b.mp4".parse(), video("films/a=b.mp4", 1.0));
+        assert_eq!("films=0.5".parse(), video("films", 0.5));
+        assert!("films=0".parse::<Origin>().unwrap_err().contains("not above 0"));
+    }
 }

@@ -1,16 +1,19 @@
 //! Trains next-clip-diffusion checkpoints: a small AutoencoderKL, then the decoder transformer on its
 //! latents, saved in the layout of the published model.
 //!
-//! [`train_vae`] and [`train_predictor`] are the two runs; [`checkpoint`] writes what they made. All
+//! [`train_vae`] and [`train_predictor`] are the two runs, [`finetune`] is both on one camera's footage; [`checkpoint`] writes what they made. All
 //! randomness of a step follows from the seed and the step's number, so a resumed run is the unbroken one.
 
 pub mod checkpoint;
 mod curve;
+pub mod finetune;
 pub mod footage;
 pub mod optim;
 pub mod params;
+pub mod pool;
 mod run;
 pub mod train_predictor;
 pub mod train_vae;
 pub mod transformer;
 pub mod vae;
+mod validation;

@@ -60,7 +60,7 @@ impl Optimiser {
     pub fn new(params: &Params, settings: Settings) -> Self {
         let slots = params.trained().map(|(name, tensor)| {
             let matrix = match tensor.dim() {
-                2 => name.contains(".layers."),
+                2 => name.contains(".layers.") && name.ends_with(".weight"),
                 4 => name.contains("_block"),
                 _ => false,
             };

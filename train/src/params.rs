@@ -86,6 +86,61 @@ impl Params {
         self.compute
     }
 
+    /// Freezes all tensors but those whose name `trains` accepts.
+    pub fn freeze_unless(&mut self, trains: impl Fn(&str) -> bool) {
+        for (name, tensor) in &mut self.tensors {
+            let trains = trains(name) && tensor.requires_grad();
+            *tensor = tensor.set_requires_grad(trains);
+        }
+    }
+
+    /// Freezes everything and gives the layers' weight matrices low-rank changes to be trained instead
+    /// (LoRA, Hu et al. 2021): W + B A with A of `rank` rows, B zero at first.
+    pub fn add_lora(&mut self, rank: i64, seed: u64) {
+        self.freeze_unless(|_| false);
+        let matrices =
+            self.tensors.iter().filter(|(name, tensor)| tensor.dim() == 2 && name.contains(".layers."));
+        let shapes: Vec<_> = matrices.map(|(name, tensor)| (name.clone(), tensor.size())).collect();
+        let specs = shapes.iter().flat_map(|(name, size)| {
+            let std = (1.0 / size[1] as f64).sqrt();
+            [
+                Spec { name: format!("{name}{LORA_A}"), shape: vec![rank, size[1]], init: Init::Normal(std) },
+                Spec { name: format!("{name}{LORA_B}"), shape: vec![size[0], rank], init: Init::Zeros },
+            ]
+        });
+        let device = self.device();
+        let added = Self::new(&specs.collect::<Vec<_>>(), seed, self.compute, device);
+        self.tensors.extend(added.tensors);
+    }
+
+    /// Adds the low-rank changes to their matrices and removes them: what is left is the layout of the
+    /// model that was adapted.
+    pub fn merge_lora(&mut self) {
+        let changed: Vec<String> =
+            self.tensors.keys().filter_map(|name| name.strip_suffix(LORA_A)).map(str::to_owned).collect();
+        for name in changed {
+            let full = tch::no_grad(|| self.weight(&name).copy());
+            self.tensors.insert(name.clone(), full);
+            for suffix in [LORA_A, LORA_B] {
+                self.tensors.remove(&format!("{name}{suffix}"));
+            }
+        }
+    }
+
+    /// A tensor with its low-rank change, single precision.
+    fn weight(&self, name: &str) -> Tensor {
+        let full = self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name} in the specification"));
+        let change = |suffix: &str| self.tensors.get(&format!("{name}{suffix}"));
+        match (change(LORA_A), change(LORA_B)) {
+            (Some(a), Some(b)) => full + b.matmul(a),
+            _ => full.shallow_clone(),
+        }
+    }
+
+    fn device(&self) -> Device {
+        self.tensors.values().next().map_or(Device::Cpu, Tensor::device)
+    }
+
     /// Number of values.
     pub fn len(&self) -> usize {
         self.tensors.values().map(Tensor::numel).sum()
@@ -116,6 +171,10 @@ impl Params {
         save_tensors(path, self.iter().map(|(name, tensor)| (name.to_owned(), tensor.to_kind(kind))))
     }
 }
+
+/// Endings of the names of a matrix's low-rank change.
+const LORA_A: &str = ".lora_a";
+const LORA_B: &str = ".lora_b";
 
 /// Writes tensors to a temporary file first: a killed run leaves the old file whole.
 pub fn save_tensors(path: &Path, tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<()> {
@@ -148,7 +207,7 @@ impl<'a> Scope<'a> {
         Scope { params: self.params, prefix: format!("{}{part}.", self.prefix) }
     }
 
-    /// A tensor of this scope, single precision.
+    /// A tensor of this scope, single precision, without a low-rank change.
     ///
     /// # Panics
     /// Where the model was not specified with it: a mistake of the code, not of any input.
@@ -159,7 +218,7 @@ impl<'a> Scope<'a> {
 
     /// A tensor of this scope in the arithmetic of the training step.
     pub fn get(&self, name: &str) -> Tensor {
-        self.full(name).to_kind(self.params.compute)
+        self.params.weight(&format!("{}{name}", self.prefix)).to_kind(self.params.compute)
     }
 
     /// `x W^T + b`; the bias is left out where `bias` is false.

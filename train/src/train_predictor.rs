@@ -1,22 +1,24 @@
 //! Next-clip-diffusion pretraining of the transformer on latents.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
-use nextclip_core::{Geometry, metrics, sampler};
-use nextclip_scenes::Split;
+use nextclip_core::{Geometry, sampler};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint;
-use crate::footage::{self, Footage, Origin};
+use crate::footage::Origin;
 use crate::optim::{Optimiser, Schedule, Settings};
-use crate::params::{Params, load_tensors, save_tensors};
+use crate::params::Params;
+use crate::pool::Pool;
 use crate::run::Run;
 use crate::transformer::{self, Sequence, Transformer};
 use crate::vae::Vae;
+use crate::validation::Validation;
 
 /// What the user chose.
 #[derive(Clone, Debug)]
@@ -25,14 +27,20 @@ pub struct Plan {
     pub dir: PathBuf,
     /// Checkpoint folder whose transformer a new run starts from; random weights without.
     pub from: Option<PathBuf>,
-    /// Sources, sampled evenly.
+    /// Sources, drawn by their weights.
     pub origins: Vec<Origin>,
     /// Sizes of the transformer.
     pub config: TransformerConfig,
     /// Frame size, history and clip.
     pub geometry: Geometry,
-    /// Optimiser steps.
+    /// Rank of the low-rank changes that are trained instead of the weights.
+    pub lora: Option<i64>,
+    /// Optimiser steps, at most.
     pub steps: u64,
+    /// Steps between two validations.
+    pub validate_every: u64,
+    /// Stops after so many validations without a new best, and returns the weights of the best.
+    pub patience: Option<u64>,
     /// Windows a step.
     pub batch: usize,
     /// Learning rate and its course.
@@ -41,7 +49,7 @@ pub struct Plan {
     pub optimiser: Settings,
     /// Seed of weights, windows, clips, timesteps and noise.
     pub seed: u64,
-    /// Clips held in memory as latents, of each source.
+    /// Clips of generated scenes held in memory as latents.
     pub pool: usize,
     /// Share of clips that are trained at t = 0, where a one-step sampler stands.
     pub pure_noise: f64,
@@ -51,11 +59,12 @@ pub struct Plan {
     pub device: Device,
 }
 
-/// Frames of a clip in the pool: windows start anywhere within.
-const POOL_CLIP_FRAMES: usize = 20;
+/// Steps whose losses are logged as their mean.
+const LOGGED_EVERY: u64 = 50;
 /// History is trained slightly noised: its timestep is uniform from here to 1.
 const HISTORY_T_MIN: f64 = 0.9;
-const VALIDATION_CLIPS: usize = 32;
+/// Frames that a window holds before its last clip, at the least, where the footage is shorter than a window.
+const SHORTEST_HISTORY: usize = 5;
 
 /// Trains, or goes on. Returns the weights' average.
 pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params> {
@@ -65,13 +74,29 @@ pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params
     if let Some(from) = &plan.from {
         params.assign(&checkpoint::load_transformer(from)?)?;
     }
+    if let Some(rank) = plan.lora {
+        params.add_lora(rank, plan.seed);
+    }
     let mut optimiser = Optimiser::new(&params, plan.optimiser);
     let (mut run, start) = Run::open(&plan.dir, "predictor", plan.steps, &mut params, &mut optimiser)?;
-    log::info!("{} parameters in {:?}", params.len(), plan.compute);
+    log::info!(
+        "{} parameters in {:?}",
+        params.trained().map(|(_, t)| t.numel()).sum::<usize>(),
+        plan.compute
+    );
 
     let vae = Vae::new(vae_config, vae);
-    let pool = latent_pool(plan, &vae)?;
-    let held_out = HeldOut::new(plan, &vae)?;
+    // One frame to predict needs at least a few to see.
+    let shortest = plan.geometry.clip + plan.geometry.history.min(SHORTEST_HISTORY);
+    let path = plan.dir.join("predictor.latents.safetensors");
+    let pool = Pool::open(&path, &plan.origins, &plan.geometry, (plan.pool, shortest), &vae, plan.device)?;
+    let validation = Validation::new(plan, &vae)?;
+    let mut best = Best::default();
+    if start == 0 && plan.patience.is_some() {
+        let gain_db = validate(plan, &params, &validation, &vae)?;
+        log::info!("before training: {gain_db:+.3} dB above the last frame");
+        best.offer(gain_db, &params);
+    }
     for step in start..plan.steps {
         let batch = Batch::draw(plan, &pool, step);
         let loss = batch.loss(&Transformer::new(config, &plan.geometry, &params, plan.device)?);
@@ -79,22 +104,58 @@ pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params
         optimiser.step(&params, step, plan.schedule.at(step));
         let loss = loss.double_value(&[]);
         ensure!(loss.is_finite(), "the loss is {loss} at step {step}: lower the learning rate");
-        run.record(step, loss, 50, || {
-            if (step + 1) % 500 != 0 && step + 1 != plan.steps {
+        run.record(step, loss, LOGGED_EVERY, || {
+            if !(step + 1).is_multiple_of(plan.validate_every) && step + 1 != plan.steps {
                 return Ok(None);
             }
             with_averages(&mut params, &optimiser, |params| {
-                let model = Transformer::new(config, &plan.geometry, params, plan.device)?;
-                Ok(Some(held_out.gain_db(&model, &vae)))
+                let gain_db = validate(plan, params, &validation, &vae)?;
+                best.offer(gain_db, params);
+                Ok(Some(gain_db))
             })
         })?;
-        if (step + 1) % 50 == 0 && run.save_due() {
+        if plan.patience.is_some_and(|patience| best.age > patience) {
+            log::info!("no better for {} validations: stopped at step {}", best.age - 1, step + 1);
+            break;
+        }
+        if (step + 1) % LOGGED_EVERY == 0 && run.save_due() {
             run.save(step + 1, &params, &optimiser)?;
         }
     }
-    run.save(plan.steps, &params, &optimiser)?;
-    assign_averages(&mut params, &optimiser)?;
+    match (plan.patience, best.weights) {
+        (Some(_), Some(weights)) => {
+            log::info!("best: {:+.3} dB above the last frame", best.gain_db);
+            params.assign(&weights)?;
+        }
+        _ => {
+            run.save(plan.steps, &params, &optimiser)?;
+            assign_averages(&mut params, &optimiser)?;
+        }
+    }
+    params.merge_lora();
     Ok(params)
+}
+
+/// The best weights so far, and for how many validations they have been.
+#[derive(Default)]
+struct Best {
+    gain_db: f64,
+    age: u64,
+    weights: Option<BTreeMap<String, Tensor>>,
+}
+
+impl Best {
+    fn offer(&mut self, gain_db: f64, params: &Params) {
+        self.age += 1;
+        if self.weights.is_none() || gain_db > self.gain_db {
+            let copy = |(name, tensor): (&str, &Tensor)| (name.to_owned(), tensor.detach().copy());
+            *self = Self { gain_db, age: 1, weights: Some(params.iter().map(copy).collect()) };
+        }
+    }
+}
+
+fn validate(plan: &Plan, params: &Params, validation: &Validation, vae: &Vae<'_>) -> Result<f64> {
+    Ok(validation.gain_db(&Transformer::new(&plan.config, &plan.geometry, params, plan.device)?, vae))
 }
 
 /// Everything random of one step.
@@ -109,18 +170,12 @@ pub struct Batch {
 
 impl Batch {
     /// The batch of step `step`; the same for the same seed, whatever ran before.
-    fn draw(plan: &Plan, pool: &Tensor, step: u64) -> Self {
+    fn draw(plan: &Plan, pool: &Pool, step: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0x5eed_ba7c);
         rng.set_stream(step);
-        let frames = plan.geometry.history + plan.geometry.clip;
-        let windows: Vec<Tensor> = (0..plan.batch)
-            .map(|_| {
-                let clip = pool.get(rng.random_range(0..pool.size()[0]));
-                clip.narrow(0, rng.random_range(0..=clip.size()[0] - frames as i64), frames as i64)
-            })
-            .collect();
-        let x1 = Tensor::stack(&windows, 0).to_kind(Kind::Float).to_device(plan.device);
-        let clip_sizes = random_partition(&mut rng, frames, plan.geometry.clip);
+        let window = plan.geometry.history + plan.geometry.clip;
+        let x1 = pool.draw(&mut rng, plan.batch, window).to_kind(Kind::Float).to_device(plan.device);
+        let clip_sizes = random_partition(&mut rng, x1.size()[1] as usize, plan.geometry.clip);
         Self::new(&x1, clip_sizes, plan.pure_noise, &mut rng, plan.seed, step)
     }
 
@@ -192,97 +247,6 @@ fn random_partition(rng: &mut ChaCha8Rng, frames: usize, longest: usize) -> Vec<
     }
     sizes.reverse();
     sizes
-}
-
-/// Held-out clips, their latents, and how well the last frame repeated does on them.
-#[derive(Debug)]
-struct HeldOut {
-    history: usize,
-    clip: usize,
-    latents: Tensor,
-    /// Real pictures that the prediction is for, (n, N, 3, H, W), in [-1, 1].
-    truth: Tensor,
-    last_frame_db: f64,
-    seed: u64,
-}
-
-impl HeldOut {
-    fn new(plan: &Plan, vae: &Vae<'_>) -> Result<Self> {
-        let Geometry { history, clip, .. } = plan.geometry;
-        let mut pictures = Vec::new();
-        for origin in &plan.origins {
-            let footage = Footage::open(origin, &plan.geometry, history + clip, Split::HeldOut)?;
-            let count = VALIDATION_CLIPS / plan.origins.len();
-            let stride = footage.count().map_or(1, |all| (all / count as u64).max(1));
-            pictures.extend((0..count as u64).map(|n| footage::tensor_of(&footage.clip(n * stride))));
-        }
-        let frames = footage::normalised(&Tensor::cat(&pictures, 0).to_device(plan.device));
-        let clips = pictures.len() as i64;
-        let latents = tch::no_grad(|| vae.encode(&frames));
-        let by_clip = |x: &Tensor| {
-            let size = x.size();
-            x.reshape([&[clips, (history + clip) as i64], &size[1..]].concat())
-        };
-        let (frames, latents) = (by_clip(&frames), by_clip(&latents));
-        let truth = frames.narrow(1, history as i64, clip as i64);
-        let last = frames.narrow(1, history as i64 - 1, 1);
-        let last_frame_db = mean_psnr_db(&(&truth - last));
-        Ok(Self { history, clip, latents, truth, last_frame_db, seed: plan.seed })
-    }
-
-    /// PSNR of the one-step prediction above that of the last frame repeated, in decibels.
-    fn gain_db(&self, model: &Transformer<'_>, vae: &Vae<'_>) -> f64 {
-        tch::no_grad(|| {
-            let size = self.latents.size();
-            let noise = sampler::noise(self.seed, u64::MAX, self.latents.numel());
-            let noisy = Tensor::from_slice(&noise).reshape(&size).to_device(self.latents.device());
-            let estimate = model.forward(&Sequence {
-                noisy: &noisy,
-                clean: &self.latents.narrow(1, 0, self.history as i64),
-                t: &Tensor::zeros([size[0], size[1]], (Kind::Float, self.latents.device())),
-                clip_sizes: &[self.history, self.clip],
-            });
-            let predicted = estimate.narrow(1, self.history as i64, self.clip as i64).flatten(0, 1);
-            let decoded = vae.decode(&predicted).clamp(-1.0, 1.0).reshape(self.truth.size());
-            mean_psnr_db(&(decoded - &self.truth)) - self.last_frame_db
-        })
-    }
-}
-
-/// Mean of per-picture PSNR from differences (n, N, 3, H, W) on the scale of [-1, 1].
-fn mean_psnr_db(difference: &Tensor) -> f64 {
-    let mse = (difference * 127.5).square().mean_dim([2_i64, 3, 4].as_slice(), false, Kind::Float);
-    let mse: Vec<f64> = Vec::try_from(mse.flatten(0, 1).to_kind(Kind::Double)).unwrap_or_default();
-    let bounded = |mse: &f64| metrics::psnr_of_mse_db(*mse).min(metrics::EXACT_COPY_DB);
-    mse.iter().map(bounded).sum::<f64>() / mse.len() as f64
-}
-
-/// Latents of many clips, (n, frames, c, h, w), half precision, kept in the run folder: encoding them
-/// takes minutes, and a resumed run must see the same ones.
-fn latent_pool(plan: &Plan, vae: &Vae<'_>) -> Result<Tensor> {
-    let path = plan.dir.join("predictor.latents.safetensors");
-    if path.exists() {
-        return load_tensors(&path)?
-            .remove("latents")
-            .with_context(|| format!("{}: no latents", path.display()));
-    }
-    let frames = POOL_CLIP_FRAMES.max(plan.geometry.history + plan.geometry.clip);
-    let mut clips = Vec::new();
-    for origin in &plan.origins {
-        let footage = Footage::open(origin, &plan.geometry, frames, Split::Train)?;
-        let count = footage.count().map_or(plan.pool as u64, |all| all.min(plan.pool as u64));
-        let stride = footage.count().map_or(1, |all| (all / count).max(1));
-        let bar = indicatif::ProgressBar::new(count).with_prefix("encoding clips");
-        for index in 0..count {
-            let pictures = footage::tensor_of(&footage.clip(index * stride)).to_device(plan.device);
-            let latents = tch::no_grad(|| vae.encode(&footage::normalised(&pictures)));
-            clips.push(latents.to_kind(Kind::Half).to_device(Device::Cpu));
-            bar.inc(1);
-        }
-    }
-    let pool = Tensor::stack(&clips, 0);
-    save_tensors(&path, [("latents".to_owned(), pool.shallow_clone())])?;
-    Ok(pool)
 }
 
 fn assign_averages(params: &mut Params, optimiser: &Optimiser) -> Result<()> {

@@ -10,9 +10,11 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
-use crate::footage::{self, Footage, Origin};
+use crate::checkpoint;
+use crate::footage::{self, Origin};
 use crate::optim::{Optimiser, Rule, Schedule, Settings};
 use crate::params::Params;
+use crate::pool;
 use crate::run::Run;
 use crate::vae::{self, Vae};
 
@@ -21,8 +23,12 @@ use crate::vae::{self, Vae};
 pub struct Plan {
     /// Run folder.
     pub dir: PathBuf,
-    /// Sources, sampled evenly.
+    /// Checkpoint folder whose autoencoder a new run starts from; random weights without.
+    pub from: Option<PathBuf>,
+    /// Sources, drawn by their weights.
     pub origins: Vec<Origin>,
+    /// Trains the decoder only, so that latents stay what they are.
+    pub decoder_only: bool,
     /// Sizes of the autoencoder.
     pub config: VaeConfig,
     /// Frame size.
@@ -41,7 +47,7 @@ pub struct Plan {
     pub muon_ratio: f64,
     /// Seed of weights, crops and noise.
     pub seed: u64,
-    /// Pictures held in memory, of each source.
+    /// Pictures of generated scenes held in memory.
     pub pool: usize,
     /// Arithmetic of a step.
     pub compute: Kind,
@@ -53,6 +59,10 @@ pub struct Plan {
 const L1_WEIGHT: f64 = 0.1;
 /// Weight of the divergence from a standard normal: keeps latents bounded.
 const KL_WEIGHT: f64 = 2e-5;
+/// Pictures of each source that reconstruction is checked on.
+const VALIDATION_PICTURES: i64 = 64;
+/// Pictures whose latents give the channels' statistics.
+const STANDARDISED_ON: i64 = 512;
 
 /// Trains, or goes on. Returns the weights' average with standardised latents.
 pub fn train(plan: &Plan) -> Result<Params> {
@@ -68,14 +78,20 @@ pub fn train(plan: &Plan) -> Result<Params> {
         average: 0.998,
         muon_ratio: plan.muon_ratio,
     };
+    if let Some(from) = &plan.from {
+        params.assign(&checkpoint::vae_weights(from)?)?;
+    }
+    if plan.decoder_only {
+        params.freeze_unless(|name| name.starts_with("decoder.") || name.starts_with("post_quant_conv."));
+    }
     let mut optimiser = Optimiser::new(&params, settings);
     let (mut run, start) = Run::open(&plan.dir, "vae", plan.steps, &mut params, &mut optimiser)?;
     let schedule = Schedule { peak: plan.lr, warm_up: 100, decay: plan.steps, steps: plan.steps };
 
-    let pool = picture_pool(plan, Split::Train, plan.pool)?;
-    let held_out = picture_pool(plan, Split::HeldOut, 64)?.to_device(plan.device);
+    let pools = picture_pools(plan, Split::Train, plan.pool)?;
+    let validation = picture_pools(plan, Split::Validation, VALIDATION_PICTURES as usize)?;
     for step in start..plan.steps {
-        let frames = footage::normalised(&crops(&pool, plan, step).to_device(plan.device));
+        let frames = footage::normalised(&crops(&pools, plan, step).to_device(plan.device));
         let loss = loss(&Vae::new(config, &params), &frames, plan.seed, step);
         loss.backward();
         optimiser.step(&params, step, schedule.at(step));
@@ -83,7 +99,7 @@ pub fn train(plan: &Plan) -> Result<Params> {
         anyhow::ensure!(loss.is_finite(), "the loss is {loss} at step {step}: lower the learning rate");
         run.record(step, loss, 50, || {
             let due = (step + 1) % 500 == 0 || step + 1 == plan.steps;
-            Ok(due.then(|| psnr_db(&Vae::new(config, &params), &held_out)))
+            Ok(due.then(|| validate(plan, &Vae::new(config, &params), &validation)))
         })?;
         if (step + 1) % 50 == 0 && run.save_due() {
             run.save(step + 1, &params, &optimiser)?;
@@ -96,9 +112,13 @@ pub fn train(plan: &Plan) -> Result<Params> {
         params.iter().filter(|(_, t)| !t.requires_grad()).map(|(n, t)| (n.to_owned(), t.shallow_clone())),
     );
     params.assign(&weights)?;
-    log::info!("held-out reconstruction: {:.2} dB", psnr_db(&Vae::new(config, &params), &held_out));
-    standardise(config, &params, &pool, plan.device);
-    log::info!("after standardising latents: {:.2} dB", psnr_db(&Vae::new(config, &params), &held_out));
+    log::info!("the weights' average:");
+    validate(plan, &Vae::new(config, &params), &validation);
+    if !plan.decoder_only {
+        standardise(config, &params, &pools, plan.device);
+        log::info!("after standardising latents:");
+        validate(plan, &Vae::new(config, &params), &validation);
+    }
     Ok(params)
 }
 
@@ -126,10 +146,14 @@ pub fn psnr_db(vae: &Vae<'_>, pictures: &Tensor) -> f64 {
     })
 }
 
-/// Channel statistics of the pool's latents, folded into the weights.
-fn standardise(config: &VaeConfig, params: &Params, pool: &Tensor, device: Device) {
+/// Channel statistics of the pools' latents, every source alike, folded into the weights.
+fn standardise(config: &VaeConfig, params: &Params, pools: &[(f64, Tensor)], device: Device) {
     let (mean, std) = tch::no_grad(|| {
-        let sample = pool.narrow(0, 0, pool.size()[0].min(512)).to_device(device);
+        let some = |(_, pool): &(f64, Tensor)| {
+            let stride = pool.size()[0] * pools.len() as i64 / STANDARDISED_ON;
+            pool.slice(0, None, None, stride.max(1))
+        };
+        let sample = Tensor::cat(&pools.iter().map(some).collect::<Vec<_>>(), 0).to_device(device);
         let latents = Vae::new(config, params).posterior(&footage::normalised(&sample)).0;
         let dims = [0_i64, 2, 3];
         (latents.mean_dim(dims.as_slice(), false, Kind::Float), latents.std_dim(dims.as_slice(), true, false))
@@ -137,27 +161,42 @@ fn standardise(config: &VaeConfig, params: &Params, pool: &Tensor, device: Devic
     vae::standardise(params, &mean, &std);
 }
 
-/// One picture of each of many clips, (n, H, W, 3), from all sources alike.
-fn picture_pool(plan: &Plan, split: Split, len: usize) -> Result<Tensor> {
-    let mut pools = Vec::new();
-    for origin in &plan.origins {
-        let footage = Footage::open(origin, &plan.geometry, 1, split)?;
-        let len = footage.count().map_or(len, |all| len.min(all as usize));
-        let stride = footage.count().map_or(1, |all| (all / len as u64).max(1));
-        let pictures: Vec<_> = (0..len as u64).flat_map(|index| footage.clip(index * stride)).collect();
-        pools.push(footage::tensor_of(&pictures));
-    }
-    Ok(Tensor::cat(&pools, 0))
+/// Pictures of every source, each (n, H, W, 3), with the source's weight.
+fn picture_pools(plan: &Plan, part: Split, scenes: usize) -> Result<Vec<(f64, Tensor)>> {
+    let of_origin = |origin: &Origin| {
+        let pictures = footage::pictures(origin, &plan.geometry, part, scenes)?;
+        Ok((origin.weight, footage::tensor_of(&pictures)))
+    };
+    plan.origins.iter().map(of_origin).collect()
+}
+
+/// Mean over the plan's sources of how well `params` rebuild their validation pictures, in decibels.
+pub fn validation_db(plan: &Plan, params: &Params) -> Result<f64> {
+    let pools = picture_pools(plan, Split::Validation, VALIDATION_PICTURES as usize)?;
+    Ok(validate(plan, &Vae::new(&plan.config, params), &pools))
+}
+
+/// Reconstruction of every source's validation pictures: their mean, and the log names each.
+fn validate(plan: &Plan, vae: &Vae<'_>, pools: &[(f64, Tensor)]) -> f64 {
+    let of_origin = |(origin, (_, pictures)): (&Origin, &(f64, Tensor))| {
+        let stride = (pictures.size()[0] / VALIDATION_PICTURES).max(1);
+        let some = pictures.slice(0, None, None, stride).to_device(plan.device);
+        let db = psnr_db(vae, &some);
+        log::info!("reconstruction of {:?}: {db:.2} dB", origin.what);
+        db
+    };
+    plan.origins.iter().zip(pools).map(of_origin).sum::<f64>() / pools.len() as f64
 }
 
 /// Random crops of random pictures, (batch, crop, crop, 3), half of them mirrored.
-fn crops(pool: &Tensor, plan: &Plan, step: u64) -> Tensor {
+fn crops(pools: &[(f64, Tensor)], plan: &Plan, step: u64) -> Tensor {
     let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0x0c20_0b5e);
     rng.set_stream(step);
     let (side, h, w) = (plan.crop as i64, plan.geometry.height as i64, plan.geometry.width as i64);
     let (rows, columns) = (side.min(h), side.min(w));
     let crops: Vec<Tensor> = (0..plan.batch)
         .map(|_| {
+            let pool = &pools[pool::weighted(&mut rng, pools.iter().map(|(weight, _)| *weight))].1;
             let picture = pool.get(rng.random_range(0..pool.size()[0]));
             let (top, left) = (rng.random_range(0..=h - rows), rng.random_range(0..=w - columns));
             let crop = picture.narrow(0, top, rows).narrow(1, left, columns);

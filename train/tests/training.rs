@@ -1,14 +1,17 @@
 //! The trainer as a whole, on models small enough for seconds: gradients, mask, resume, layout, progress.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use nextclip_core::checkpoint::{Trained, TransformerConfig, VaeConfig};
+use common::{GEOMETRY, settings, transformer_config, vae_config};
+use nextclip_core::checkpoint::{Trained, TransformerConfig};
 use nextclip_core::position::Rotary;
-use nextclip_core::{Geometry, sequence};
+use nextclip_core::sequence;
 use nextclip_train::footage::Origin;
-use nextclip_train::optim::{Rule, Schedule, Settings};
+use nextclip_train::optim::{Rule, Schedule};
 use nextclip_train::params::{Params, load_tensors};
 use nextclip_train::train_predictor::{self, Batch};
 use nextclip_train::transformer::{self, Sequence, Transformer};
@@ -17,49 +20,6 @@ use nextclip_train::{checkpoint, train_vae};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
-
-const GEOMETRY: Geometry = Geometry {
-    height: 32,
-    width: 48,
-    vae_scale: 8,
-    latent_channels: 4,
-    patch: 2,
-    history: 3,
-    clip: 2,
-    frame_interval_ms: 200,
-};
-
-fn transformer_config() -> TransformerConfig {
-    TransformerConfig {
-        hidden_size: 32,
-        intermediate_size: 48,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        ..transformer::small_config()
-    }
-}
-
-fn vae_config() -> VaeConfig {
-    VaeConfig {
-        block_out_channels: vec![8, 8, 16, 16],
-        latent_channels: 4,
-        norm_num_groups: 4,
-        ..vae::small_config()
-    }
-}
-
-fn settings() -> Settings {
-    Settings {
-        rule: Rule::Muon,
-        betas: (0.9, 0.95),
-        eps: 1e-8,
-        weight_decay: 0.05,
-        clip_norm: 1.0,
-        average: 0.99,
-        muon_ratio: 10.0,
-    }
-}
 
 fn latents(batch: i64, frames: i64, seed: u64) -> Tensor {
     let size = [batch, frames, 4, 4, 6];
@@ -222,7 +182,9 @@ fn split_attention_is_the_published_mask() {
 fn vae_plan(dir: &Path, steps: u64) -> train_vae::Plan {
     train_vae::Plan {
         dir: dir.to_owned(),
-        origins: vec![Origin::Scenes],
+        from: None,
+        origins: vec![Origin::SCENES],
+        decoder_only: false,
         config: vae_config(),
         geometry: GEOMETRY,
         steps,
@@ -242,10 +204,13 @@ fn predictor_plan(dir: &Path, steps: u64) -> train_predictor::Plan {
     train_predictor::Plan {
         dir: dir.to_owned(),
         from: None,
-        origins: vec![Origin::Scenes],
+        origins: vec![Origin::SCENES],
         config: transformer_config(),
         geometry: GEOMETRY,
+        lora: None,
         steps,
+        validate_every: 500,
+        patience: None,
         batch: 2,
         schedule: Schedule { peak: 2e-3, warm_up: 10, decay: 50, steps: 200 },
         optimiser: settings(),

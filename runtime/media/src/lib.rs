@@ -45,7 +45,7 @@ pub use nextclip_core::Picture;
 pub use error::Error;
 pub use fit::Fit;
 pub use mp4::Mp4Writer;
-pub use paced::{films, stretches};
+pub use paced::{films, footage, stretches};
 pub use png::{load_png, save_png};
 pub use source::{Counts, Frame, Received, Source, SourceConfig};
 pub use uri::SourceUri;

@@ -1,9 +1,12 @@
-//! Films at the model's pace: which files a path means, and their unbroken stretches of pictures.
+//! Films at the model's pace: which files a path means, their unbroken stretches of pictures, and which of
+//! these are for training and which are held out.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use nextclip_core::{Geometry, Pace, Pacer, Picture};
+use nextclip_scenes::Split;
 
 use crate::{Error, Fit, read_video};
 
@@ -52,4 +55,74 @@ pub fn stretches(film: &Path, geometry: &Geometry, fit: Fit) -> Result<Vec<Vec<P
         }
     }
     Ok(stretches)
+}
+
+/// From this many pictures on a stretch is divided; a shorter one goes to one part whole.
+const DIVIDED_FROM: usize = 60;
+
+/// All stretches of a film, or of a folder of films, as far as they belong to `part` (all of it without).
+/// The parts never overlap: of a long stretch the first seven tenths are for training, the next tenth for
+/// validation and the last two are held out; of every ten short ones in a row seven, one and two.
+///
+/// # Errors
+/// Where a film cannot be read or decoded.
+pub fn footage(
+    path: &Path,
+    geometry: &Geometry,
+    fit: Fit,
+    part: Option<Split>,
+) -> Result<Vec<Vec<Picture>>, Error> {
+    let mut chosen = Vec::new();
+    let mut short = 0;
+    for film in films(path)? {
+        for stretch in stretches(&film, geometry, fit)? {
+            let range = match part {
+                None => 0..stretch.len(),
+                Some(part) if stretch.len() >= DIVIDED_FROM => span(part, stretch.len()),
+                Some(part) => {
+                    short += 1;
+                    if short_part(short - 1) == part { 0..stretch.len() } else { 0..0 }
+                }
+            };
+            if !range.is_empty() {
+                chosen.push(stretch[range].to_vec());
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+/// Where `part` lies in a stretch of `len` pictures.
+fn span(part: Split, len: usize) -> Range<usize> {
+    let (seven, eight) = (len * 7 / 10, len * 8 / 10);
+    match part {
+        Split::Train => 0..seven,
+        Split::Validation => seven..eight,
+        Split::HeldOut => eight..len,
+    }
+}
+
+/// The part that the short stretch `index` goes to.
+fn short_part(index: usize) -> Split {
+    match index % 10 {
+        4 | 9 => Split::HeldOut,
+        2 => Split::Validation,
+        _ => Split::Train,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_everything_once() {
+        for len in [60, 61, 377, 1000] {
+            let spans = [Split::Train, Split::Validation, Split::HeldOut].map(|part| span(part, len));
+            assert_eq!((spans[0].start, spans[2].end), (0, len));
+            assert!(spans.windows(2).all(|pair| pair[0].end == pair[1].start), "{spans:?}");
+        }
+        let count = |part| (0..20).filter(|&index| short_part(index) == part).count();
+        assert_eq!([Split::Train, Split::Validation, Split::HeldOut].map(count), [14, 2, 4]);
+    }
 }

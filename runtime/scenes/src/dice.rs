@@ -17,7 +17,8 @@ impl Dice {
         let mut rng = ChaCha8Rng::from_seed(key);
         let side = match split {
             Split::Train => 0,
-            Split::HeldOut => 1,
+            Split::Validation => 1,
+            Split::HeldOut => 2,
         };
         rng.set_stream(side << 8 | u64::from(purpose));
         Dice(rng)

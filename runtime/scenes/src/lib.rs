@@ -38,12 +38,14 @@ pub type Picture = nextclip_core::Picture;
 /// Internal steps per second; 200 ms, 40 ms and 1/60 s are whole numbers of steps.
 pub(crate) const TICKS_PER_S: f64 = 240.0;
 
-/// Two disjoint families of scenes: a held-out clip is never a training clip, whatever the seeds.
+/// Disjoint families of scenes: a held-out clip is never a training clip, whatever the seeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Split {
     /// For training.
     Train,
-    /// For evaluation and demonstration.
+    /// For what is decided during training: when to stop, which settings.
+    Validation,
+    /// For evaluation and demonstration; decides nothing.
     HeldOut,
 }
 

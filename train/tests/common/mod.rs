@@ -1,0 +1,50 @@
+//! Models that train in seconds.
+#![allow(dead_code, reason = "not every test file uses all of it")]
+
+use nextclip_core::Geometry;
+use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
+use nextclip_train::optim::{Rule, Settings};
+use nextclip_train::{transformer, vae};
+
+pub const GEOMETRY: Geometry = Geometry {
+    height: 32,
+    width: 48,
+    vae_scale: 8,
+    latent_channels: 4,
+    patch: 2,
+    history: 3,
+    clip: 2,
+    frame_interval_ms: 200,
+};
+
+pub fn transformer_config() -> TransformerConfig {
+    TransformerConfig {
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        ..transformer::small_config()
+    }
+}
+
+pub fn vae_config() -> VaeConfig {
+    VaeConfig {
+        block_out_channels: vec![8, 8, 16, 16],
+        latent_channels: 4,
+        norm_num_groups: 4,
+        ..vae::small_config()
+    }
+}
+
+pub fn settings() -> Settings {
+    Settings {
+        rule: Rule::Muon,
+        betas: (0.9, 0.95),
+        eps: 1e-8,
+        weight_decay: 0.05,
+        clip_norm: 1.0,
+        average: 0.99,
+        muon_ratio: 10.0,
+    }
+}

@@ -1,0 +1,106 @@
+//! Adapting a checkpoint to a film: what may change changes, what must stay stays.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{GEOMETRY, transformer_config, vae_config};
+use nextclip_core::checkpoint::Trained;
+use nextclip_media::Mp4Writer;
+use nextclip_scenes::Split;
+use nextclip_train::footage::{Origin, What};
+use nextclip_train::params::{Params, load_tensors};
+use nextclip_train::{checkpoint, finetune, transformer, vae};
+use tch::{Device, Kind};
+
+const FILM_FRAMES: usize = 90;
+
+/// A film of one scene at the model's pace, long enough to be divided.
+fn film(dir: &Path) -> PathBuf {
+    nextclip_media::init().unwrap();
+    let path = dir.join("camera.mp4");
+    let mut writer = Mp4Writer::create(&path, GEOMETRY.width, GEOMETRY.height, (5, 1)).unwrap();
+    for picture in nextclip_scenes::clip(Split::Train, 3, GEOMETRY.width, GEOMETRY.height, FILM_FRAMES, 0.2) {
+        writer.push(&picture).unwrap();
+    }
+    writer.finish().unwrap();
+    path
+}
+
+fn random_checkpoint(dir: &Path) -> PathBuf {
+    let dir = dir.join("start");
+    let config = transformer_config();
+    let params = Params::new(&transformer::specs(&config, &GEOMETRY), 1, Kind::Float, Device::Cpu);
+    let trained = Trained { geometry: GEOMETRY, name: "start".into(), steps: 10 };
+    checkpoint::save_transformer(&dir, &config, trained, &params, Kind::Float).unwrap();
+    let vae = Params::new(&vae::specs(&vae_config()), 2, Kind::Float, Device::Cpu);
+    checkpoint::save_vae(&dir, &vae_config(), &vae, Kind::Float).unwrap();
+    dir
+}
+
+fn plan(dir: &Path, out: &str, lora: Option<i64>) -> finetune::Plan {
+    finetune::Plan {
+        checkpoint: random_checkpoint(dir),
+        origins: vec![Origin { what: What::Video(film(dir)), weight: 1.0 }],
+        out: dir.join(out),
+        dir: dir.join(format!("{out}-run")),
+        lora,
+        decoder_steps: 60,
+        steps: 100,
+        patience: 2,
+        validate_every: 50,
+        lr: 1e-3,
+        pure_noise: 0.5,
+        seed: 1,
+        compute: Kind::Float,
+        device: Device::Cpu,
+    }
+}
+
+#[test]
+fn all_weights_or_low_rank_changes_are_adapted_and_latents_stay() {
+    tch::set_num_threads(1);
+    let dir = tempfile::tempdir().unwrap();
+    for (out, lora) in [("full", None), ("lora", Some(2))] {
+        let plan = plan(dir.path(), out, lora);
+        finetune::run(&plan).unwrap();
+
+        let tensors = |dir: &Path, file: &str| load_tensors(&dir.join(file)).unwrap();
+        let file = "model.safetensors";
+        let (before, after) = (tensors(&plan.checkpoint, file), tensors(&plan.out, file));
+        assert!(before.keys().eq(after.keys()), "an adapted checkpoint has the layout of its origin");
+        let moved = |name: &str| {
+            let difference = before[name].to_kind(Kind::Half) - &after[name];
+            difference.abs().max().double_value(&[]) > 0.0
+        };
+        assert!(moved("llm.layers.0.self_attn.qkv_proj.weight"), "{out}");
+        assert_eq!(moved("x_embedder.proj.weight"), lora.is_none(), "{out}");
+
+        let file = "vae/diffusion_pytorch_model.safetensors";
+        let (before, after) = (tensors(&plan.checkpoint, file), tensors(&plan.out, file));
+        for (name, tensor) in &before {
+            let same = tensor.to_kind(Kind::Half).equal(&after[name]);
+            let decodes = name.starts_with("decoder.") || name.starts_with("post_quant_conv.");
+            assert!(same || decodes, "{out}: {name} changed, and with it the latents");
+        }
+        let config = std::fs::read_to_string(plan.out.join("config.json")).unwrap();
+        assert!(config.contains(&format!("\"name\": \"{out}\"")), "{config}");
+    }
+}
+
+#[test]
+fn a_film_that_is_too_short_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("short.mp4");
+    nextclip_media::init().unwrap();
+    let mut writer = Mp4Writer::create(&path, GEOMETRY.width, GEOMETRY.height, (5, 1)).unwrap();
+    for picture in nextclip_scenes::clip(Split::Train, 3, GEOMETRY.width, GEOMETRY.height, 3, 0.2) {
+        writer.push(&picture).unwrap();
+    }
+    writer.finish().unwrap();
+    let origins = vec![Origin { what: What::Video(path), weight: 1.0 }];
+    let plan = finetune::Plan { origins, decoder_steps: 0, ..plan(dir.path(), "out", None) };
+    let error = format!("{:#}", finetune::run(&plan).unwrap_err());
+    assert!(error.contains("short.mp4"), "{error}");
+}
