@@ -6,7 +6,7 @@ use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
 use nextclip_train::optim::{Rule, Settings};
 use nextclip_train::{transformer, vae};
 
-pub const GEOMETRY: Geometry = Geometry {
+pub(crate) const GEOMETRY: Geometry = Geometry {
     height: 32,
     width: 48,
     vae_scale: 8,
@@ -17,7 +17,7 @@ pub const GEOMETRY: Geometry = Geometry {
     frame_interval_ms: 200,
 };
 
-pub fn transformer_config() -> TransformerConfig {
+pub(crate) fn transformer_config() -> TransformerConfig {
     TransformerConfig {
         hidden_size: 32,
         intermediate_size: 48,
@@ -28,7 +28,7 @@ pub fn transformer_config() -> TransformerConfig {
     }
 }
 
-pub fn vae_config() -> VaeConfig {
+pub(crate) fn vae_config() -> VaeConfig {
     VaeConfig {
         block_out_channels: vec![8, 8, 16, 16],
         latent_channels: 4,
@@ -37,7 +37,7 @@ pub fn vae_config() -> VaeConfig {
     }
 }
 
-pub fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         rule: Rule::Muon,
         betas: (0.9, 0.95),
