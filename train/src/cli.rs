@@ -147,6 +147,10 @@ struct PredictorArgs {
     /// Share of clips trained at t = 0, where a one-step sampler stands.
     #[arg(long, default_value_t = 0.4)]
     pure_noise: f64,
+    /// Share of steps whose first clip, which has no history, is estimated too; 1 as published. Only guidance
+    /// needs it.
+    #[arg(long, default_value_t = 0.1)]
+    unconditional: f64,
 }
 
 #[derive(Debug, Args)]
@@ -242,7 +246,7 @@ fn machine(precision: Precision, threads: Option<i32>) -> (Kind, Device) {
 
 impl FinetuneArgs {
     fn run(self) -> Result<()> {
-        check_share(self.pure_noise)?;
+        check_share("pure-noise", self.pure_noise)?;
         if let Some(rank) = self.lora {
             anyhow::ensure!((1..=256).contains(&rank), "--lora {rank} is not in 1..256");
         }
@@ -269,8 +273,8 @@ impl FinetuneArgs {
     }
 }
 
-fn check_share(pure_noise: f64) -> Result<()> {
-    anyhow::ensure!((0.0..=1.0).contains(&pure_noise), "--pure-noise {pure_noise} is not in 0..1");
+fn check_share(name: &str, share: f64) -> Result<()> {
+    anyhow::ensure!((0.0..=1.0).contains(&share), "--{name} {share} is not in 0..1");
     Ok(())
 }
 
@@ -315,7 +319,8 @@ impl VaeArgs {
 impl PredictorArgs {
     fn run(self) -> Result<()> {
         let (geometry, compute, device) = self.common.resolve()?;
-        check_share(self.pure_noise)?;
+        check_share("pure-noise", self.pure_noise)?;
+        check_share("unconditional", self.unconditional)?;
         let (vae_config, vae_params) =
             checkpoint::load_vae(self.from.as_ref().unwrap_or(&self.common.run), compute, device)
                 .context("the predictor learns on latents: run `nextclip-train vae` first, or give --from")?;
@@ -343,6 +348,7 @@ impl PredictorArgs {
             seed: self.common.seed,
             pool: self.pool,
             pure_noise: self.pure_noise,
+            unconditional: self.unconditional,
             compute,
             device,
         };

@@ -47,6 +47,8 @@ pub struct Plan {
 
 /// Learning rate of the decoder at its height.
 const DECODER_LR: f64 = 5e-4;
+/// Share of steps that estimate the first clip, which has no history.
+const UNCONDITIONAL: f64 = 0.1;
 /// Windows a step.
 const BATCH: usize = 2;
 
@@ -125,6 +127,7 @@ fn predictor_plan(plan: &Plan, config: &TransformerConfig, geometry: Geometry) -
         seed: plan.seed,
         pool: 1000,
         pure_noise: plan.pure_noise,
+        unconditional: UNCONDITIONAL,
         compute: plan.compute,
         device: plan.device,
     }

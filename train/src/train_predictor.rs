@@ -53,6 +53,8 @@ pub struct Plan {
     pub pool: usize,
     /// Share of clips that are trained at t = 0, where a one-step sampler stands.
     pub pure_noise: f64,
+    /// Share of steps whose first clip, which has no history, is estimated too: what guidance needs.
+    pub unconditional: f64,
     /// Arithmetic of a step.
     pub compute: Kind,
     /// Where tensors live.
@@ -176,7 +178,17 @@ impl Batch {
         let window = plan.geometry.history + plan.geometry.clip;
         let x1 = pool.draw(&mut rng, plan.batch, window).to_kind(Kind::Float).to_device(plan.device);
         let clip_sizes = random_partition(&mut rng, x1.size()[1] as usize, plan.geometry.clip);
-        Self::new(&x1, clip_sizes, plan.pure_noise, &mut rng, plan.seed, step)
+        let first = rng.random_bool(plan.unconditional);
+        let batch = Self::new(&x1, clip_sizes, plan.pure_noise, &mut rng, plan.seed, step);
+        if first { batch } else { batch.without_first() }
+    }
+
+    /// Leaves out the noisy blocks of the first clip. It has no history, so most of its error is what nobody
+    /// could know: work and noise for a model that always has one.
+    fn without_first(self) -> Self {
+        let skipped = self.clip_sizes[0] as i64;
+        let rest = |x: &Tensor| x.narrow(1, skipped, x.size()[1] - skipped);
+        Self { x1: rest(&self.x1), noisy: rest(&self.noisy), t: rest(&self.t), ..self }
     }
 
     /// Noises `x1` (B, F, c, h, w): one timestep a clip, and slightly noised history.

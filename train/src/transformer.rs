@@ -88,11 +88,12 @@ pub fn specs(config: &TransformerConfig, geometry: &Geometry) -> Vec<Spec> {
 /// What a pass reads.
 #[derive(Debug)]
 pub struct Sequence<'a> {
-    /// Noisy latents of all frames, (B, F, c, h, w).
+    /// Noisy latents of the frames to be estimated, (B, F', c, h, w): all F frames, or all but the first
+    /// clip's, which has no history to be estimated from.
     pub noisy: &'a Tensor,
     /// Clean (slightly noised) latents of all frames but the last clip's, (B, F - last clip, c, h, w).
     pub clean: &'a Tensor,
-    /// Timestep of every noisy frame, (B, F).
+    /// Timestep of every noisy frame, (B, F').
     pub t: &'a Tensor,
     /// Sizes of the clips, in frames; their sum is F.
     pub clip_sizes: &'a [usize],
@@ -122,7 +123,7 @@ impl<'a> Transformer<'a> {
         Ok(Self { config, geometry, params, patches: Tensor::from_slice(&rows).to_device(device), device })
     }
 
-    /// Estimates of the clean latents of all noisy frames, (B, F, c, h, w), single precision.
+    /// Estimates of the clean latents of the noisy frames, (B, F', c, h, w), single precision.
     pub fn forward(&self, sequence: &Sequence<'_>) -> Tensor {
         let root = self.params.root();
         let (batch, frames) = (sequence.noisy.size()[0], sequence.noisy.size()[1]);
@@ -133,23 +134,25 @@ impl<'a> Transformer<'a> {
             let token = self.special(TOKEN_IDS.diffusion, batch, frames);
             let time = mlp(&root.pp("time_token"), &features).unsqueeze(2).to_kind(Kind::Float);
             let patches = self.embed("x_embedder", sequence.noisy);
-            Tensor::cat(&[token, time, patches], 2) // (B, F, L, d)
+            Tensor::cat(&[token, time, patches], 2) // (B, F', L, d)
         };
         let clean = {
             let [open, close] = [TOKEN_IDS.img, TOKEN_IDS.img_end].map(|id| self.special(id, batch, history));
             let patches = self.embed("input_x_embedder", sequence.clean);
-            Tensor::cat(&[open, patches, close], 2) // (B, F', L, d)
+            Tensor::cat(&[open, patches, close], 2) // (B, H, L, d)
         };
         let clean_tokens = history * self.block();
         let mut x = Tensor::cat(&[clean.flatten(1, 2), noisy.flatten(1, 2)], 1); // (B, T, d)
 
+        let skipped = sequence.clip_sizes.iter().sum::<usize>() as i64 - frames;
         let layout = Layout::new(
             sequence.clip_sizes,
+            skipped as usize,
             self.geometry.block_tokens(),
             self.params.compute(),
             self.device,
         );
-        let angles = self.angles(history, frames);
+        let angles = self.angles(history, skipped, frames);
         let last = self.config.num_hidden_layers - 1;
         for i in 0..=last {
             // Nobody reads the last layer's history: of it only keys and values are needed.
@@ -268,12 +271,14 @@ impl<'a> Transformer<'a> {
         normed.to_kind(self.params.compute())
     }
 
-    /// Rotary angles of `history` clean and then `frames` noisy blocks.
-    fn angles(&self, history: i64, frames: i64) -> Angles {
-        let (cos, sin) = Rotary::new(self.config).table((frames * self.block()) as usize);
+    /// Rotary angles of `history` clean blocks, then of `frames` noisy ones that begin at block `first`.
+    fn angles(&self, history: i64, first: i64, frames: i64) -> Angles {
+        let tokens = (first + frames) * self.block();
+        let (cos, sin) = Rotary::new(self.config).table(tokens as usize);
         let table = |values: &[f32]| {
-            let all = Tensor::from_slice(values).to_device(self.device).reshape([frames * self.block(), -1]);
-            let all = Tensor::cat(&[all.narrow(0, 0, history * self.block()), all], 0);
+            let all = Tensor::from_slice(values).to_device(self.device).reshape([tokens, -1]);
+            let part = |first: i64, blocks: i64| all.narrow(0, first * self.block(), blocks * self.block());
+            let all = Tensor::cat(&[part(0, history), part(first, frames)], 0);
             Tensor::cat(&[&all, &all], 1).to_kind(self.params.compute())
         };
         Angles { cos: table(&cos), sin: table(&sin) }
@@ -331,7 +336,8 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(clip_sizes: &[usize], block_tokens: usize, kind: Kind, device: Device) -> Self {
+    /// `skipped` frames at the beginning, whole clips, have no noisy blocks.
+    fn new(clip_sizes: &[usize], skipped: usize, block_tokens: usize, kind: Kind, device: Device) -> Self {
         let clean_frames: usize = clip_sizes.iter().rev().skip(1).sum();
         let call = |role: Role, first_frame: usize, frames: usize| {
             let blocks: Vec<Block> = (0..frames).map(|frame| Block { role, frame, clip: 0 }).collect();
@@ -340,8 +346,8 @@ impl Layout {
                 .map(|seen| if seen { 0.0 } else { -1e30 })
                 .collect();
             let len = (frames * block_tokens) as i64;
-            let offset = if role == Role::Noisy { clean_frames } else { 0 };
-            let first = ((offset + first_frame) * block_tokens) as i64;
+            let block = if role == Role::Noisy { clean_frames + first_frame - skipped } else { first_frame };
+            let first = (block * block_tokens) as i64;
             Query {
                 first,
                 first_key: first,
@@ -357,7 +363,8 @@ impl Layout {
             start += size;
         }
         let clean = starts[..starts.len() - 1].iter().map(|&(start, size)| call(Role::Clean, start, size));
-        let noisy = starts.iter().map(|&(start, size)| call(Role::Noisy, start, size));
+        let estimated = starts.iter().filter(|(start, _)| *start >= skipped);
+        let noisy = estimated.map(|&(start, size)| call(Role::Noisy, start, size));
         Self { queries: clean.chain(noisy).collect() }
     }
 }
