@@ -10,60 +10,85 @@ use crate::train_predictor::Plan;
 use crate::transformer::{Sequence, Transformer};
 use crate::vae::Vae;
 
-/// Clips, of all sources together.
-const CLIPS: usize = 32;
+/// Clips of each source, at the most.
+const CLIPS: usize = 24;
 
-/// Held-out clips, their latents, and how well the last frame repeated does on them.
+/// Held-out clips of every source that is long enough for one.
 #[derive(Debug)]
 pub(crate) struct Validation {
-    history: usize,
-    clip: usize,
+    sets: Vec<Set>,
+    seed: u64,
+}
+
+/// One source's clips, their latents, and how well the last frame repeated does on them.
+#[derive(Debug)]
+struct Set {
+    what: What,
+    /// How often the source is drawn in training.
+    weight: f64,
+    /// (n, C + N, c, h, w)
     latents: Tensor,
     /// Real pictures that the prediction is for, (n, N, 3, H, W), in [-1, 1].
     truth: Tensor,
     last_frame_db: f64,
-    seed: u64,
 }
 
 impl Validation {
     pub(crate) fn new(plan: &Plan, vae: &Vae<'_>) -> Result<Self> {
-        let Geometry { history, clip, .. } = plan.geometry;
-        let mut pictures = Vec::new();
+        let mut sets = Vec::new();
         for origin in &plan.origins {
-            let wanted = (CLIPS / plan.origins.len()).max(1);
-            let windows = windows(origin, &plan.geometry, wanted)?;
+            let windows = windows(origin, &plan.geometry, CLIPS)?;
             log::info!("validation: {} clips of {:?}", windows.len(), origin.what);
-            pictures.extend(windows);
+            if !windows.is_empty() {
+                let frames = footage::normalised(&Tensor::cat(&windows, 0).to_device(plan.device));
+                sets.push(Set::new(origin, &frames, &plan.geometry, vae));
+            }
         }
-        ensure!(!pictures.is_empty(), "no source is long enough for a validation clip");
-        let frames = footage::normalised(&Tensor::cat(&pictures, 0).to_device(plan.device));
-        let clips = pictures.len() as i64;
-        let latents = tch::no_grad(|| vae.encode(&frames));
-        let by_clip = |x: &Tensor| {
-            let size = x.size();
-            x.reshape([&[clips, (history + clip) as i64], &size[1..]].concat())
-        };
-        let (frames, latents) = (by_clip(&frames), by_clip(&latents));
-        let truth = frames.narrow(1, history as i64, clip as i64);
-        let last = frames.narrow(1, history as i64 - 1, 1);
-        let last_frame_db = mean_psnr_db(&(&truth - last));
-        Ok(Self { history, clip, latents, truth, last_frame_db, seed: plan.seed })
+        ensure!(!sets.is_empty(), "no source is long enough for a validation clip");
+        Ok(Self { sets, seed: plan.seed })
     }
 
-    /// PSNR of the one-step prediction above that of the last frame repeated, in decibels.
+    /// PSNR of the one-step prediction above that of the last frame repeated, in decibels: the mean over
+    /// the sources by their weights. The log names each.
     pub(crate) fn gain_db(&self, model: &Transformer<'_>, vae: &Vae<'_>) -> f64 {
+        let gains: Vec<f64> = self.sets.iter().map(|set| set.gain_db(self.seed, model, vae)).collect();
+        let named = self.sets.iter().zip(&gains).map(|(set, gain)| format!("{:?} {gain:+.2} dB", set.what));
+        log::info!("above the last frame: {}", named.collect::<Vec<_>>().join(", "));
+        let weights: f64 = self.sets.iter().map(|set| set.weight).sum();
+        self.sets.iter().zip(gains).map(|(set, gain)| set.weight * gain).sum::<f64>() / weights
+    }
+}
+
+impl Set {
+    /// Of whole clips one after the other, (n (C + N), 3, H, W).
+    fn new(origin: &Origin, frames: &Tensor, geometry: &Geometry, vae: &Vae<'_>) -> Self {
+        let (history, clip) = (geometry.history as i64, geometry.clip as i64);
+        let by_clip = |x: &Tensor| {
+            let size = x.size();
+            x.reshape([&[-1, history + clip], &size[1..]].concat())
+        };
+        let latents = by_clip(&tch::no_grad(|| vae.encode(frames)));
+        let frames = by_clip(frames);
+        let truth = frames.narrow(1, history, clip);
+        let last_frame_db = mean_psnr_db(&(&truth - frames.narrow(1, history - 1, 1)));
+        Self { what: origin.what.clone(), weight: origin.weight, latents, truth, last_frame_db }
+    }
+
+    fn gain_db(&self, seed: u64, model: &Transformer<'_>, vae: &Vae<'_>) -> f64 {
         tch::no_grad(|| {
-            let size = self.latents.size();
-            let noise = sampler::noise(self.seed, u64::MAX, self.latents.numel());
-            let noisy = Tensor::from_slice(&noise).reshape(&size).to_device(self.latents.device());
+            let (clips, clip) = (self.truth.size()[0], self.truth.size()[1]);
+            let history = self.latents.size()[1] - clip;
+            let device = self.latents.device();
+            let mut size = self.latents.size();
+            size[1] = clip;
+            let noise = sampler::noise(seed, u64::MAX, size.iter().product::<i64>() as usize);
             let estimate = model.forward(&Sequence {
-                noisy: &noisy,
-                clean: &self.latents.narrow(1, 0, self.history as i64),
-                t: &Tensor::zeros([size[0], size[1]], (Kind::Float, self.latents.device())),
-                clip_sizes: &[self.history, self.clip],
+                noisy: &Tensor::from_slice(&noise).reshape(&size).to_device(device),
+                clean: &self.latents.narrow(1, 0, history),
+                t: &Tensor::zeros([clips, clip], (Kind::Float, device)),
+                clip_sizes: &[history as usize, clip as usize],
             });
-            let predicted = estimate.narrow(1, self.history as i64, self.clip as i64).flatten(0, 1);
-            let decoded = vae.decode(&predicted).clamp(-1.0, 1.0).reshape(self.truth.size());
+            let decoded = vae.decode(&estimate.flatten(0, 1)).clamp(-1.0, 1.0).reshape(self.truth.size());
             mean_psnr_db(&(decoded - &self.truth)) - self.last_frame_db
         })
     }
