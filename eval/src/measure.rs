@@ -1,81 +1,112 @@
-//! Runs a bundle over clips and keeps how near each predictor came.
+//! Runs a bundle over clips and keeps how near it came, beside predictors that need no model.
 
 use anyhow::{Context, Result};
-use nextclip_core::{Latents, Picture, metrics};
+use nextclip_core::{Latents, Picture};
 use nextclip_predictor::Predictor;
 
-use crate::clips::Clips;
+use crate::clips::{Clip, Clips};
+use crate::draw::{Drawing, encode, see};
+use crate::score::{Score, Truth};
 
-/// One clip, predicted. Values are PSNR in decibels, one a predicted frame.
+/// What foretells the coming frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forecaster {
+    /// The model, keeping of the last frame what is not predicted to change.
+    Prediction,
+    /// The same without keeping anything: the decoder alone.
+    Decoder,
+    /// The last frame seen, repeated.
+    LastFrame,
+    /// The last two frames seen, continued linearly, pixel by pixel.
+    Linear,
+    /// The real frames through encoder and decoder: what a perfect prediction of latents would reach.
+    Ceiling,
+}
+
+impl Forecaster {
+    /// All of them, in the order of declaration.
+    pub const ALL: [Self; 5] =
+        [Self::Prediction, Self::Decoder, Self::LastFrame, Self::Linear, Self::Ceiling];
+
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prediction => "prediction",
+            Self::Decoder => "prediction, decoder alone",
+            Self::LastFrame => "last frame repeated",
+            Self::Linear => "linear continuation",
+            Self::Ceiling => "autoencoder's ceiling",
+        }
+    }
+}
+
+/// One prediction of one clip, measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// Which clip.
     pub index: usize,
-    /// The model's prediction.
-    pub predicted_db: Vec<f64>,
-    /// The same without keeping of the last frame what is not predicted to change.
-    pub plain_db: Vec<f64>,
-    /// The last frame seen, repeated.
-    pub last_frame_db: Vec<f64>,
-    /// The last two frames seen, continued linearly, pixel by pixel.
-    pub linear_db: Vec<f64>,
-    /// The real frames through encoder and decoder: what a perfect prediction of latents would reach.
-    pub ceiling_db: Vec<f64>,
     /// What was predicted.
     pub predicted: Vec<Picture>,
+    /// By [`Forecaster`], then predicted frame.
+    scores: [Vec<Score>; Forecaster::ALL.len()],
 }
 
-/// Predicts clip after clip from its first C frames; `progress` is called after each.
+impl Sample {
+    /// One score a predicted frame.
+    pub fn scores(&self, forecaster: Forecaster) -> &[Score] {
+        &self.scores[forecaster as usize]
+    }
+
+    /// Mean PSNR of the clip's frames in decibels.
+    pub fn psnr_db(&self, forecaster: Forecaster) -> f64 {
+        let scores = self.scores(forecaster);
+        scores.iter().map(|score| score.psnr_db).sum::<f64>() / scores.len() as f64
+    }
+
+    /// By how much the prediction's PSNR is above that of the last frame repeated, in decibels.
+    pub fn gain_db(&self) -> f64 {
+        self.psnr_db(Forecaster::Prediction) - self.psnr_db(Forecaster::LastFrame)
+    }
+}
+
+/// Predicts clip after clip; `progress` is called after each.
 pub fn measure(
     predictor: &mut Predictor,
     clips: &Clips,
-    seed: u64,
+    drawing: &Drawing,
     mut progress: impl FnMut(),
 ) -> Result<Vec<Sample>> {
-    (0..clips.len())
-        .map(|index| {
-            let sample = predict(predictor, &clips.clip(index), index, seed);
-            progress();
-            sample.with_context(|| format!("clip {index}"))
-        })
-        .collect()
+    let mut samples = Vec::new();
+    for index in 0..clips.len() {
+        let of_clip = predict(predictor, &clips.clip(index), index, drawing);
+        samples.extend(of_clip.with_context(|| format!("clip {index}"))?);
+        progress();
+    }
+    Ok(samples)
 }
 
-fn predict(predictor: &mut Predictor, frames: &[Picture], index: usize, seed: u64) -> Result<Sample> {
-    let history = predictor.manifest().geometry.history;
-    let (seen, came) = frames.split_at(history);
-    predictor.forget();
-    for frame in seen {
-        predictor.see(frame)?;
-    }
-    let latents = predictor.predict(seed, index as u64)?;
-    let predicted = predictor.render(&latents)?;
-    let plain = predictor.decode(&latents)?;
-    let ceiling = {
-        let latents = came.iter().map(|frame| predictor.encode(frame)).collect::<Result<Vec<_>, _>>()?;
-        let views: Vec<_> = latents.iter().map(|latent| latent.view()).collect();
-        let latents: Latents = ndarray::stack(ndarray::Axis(0), &views)?;
-        predictor.decode(&latents)?
+fn predict(predictor: &mut Predictor, clip: &Clip, index: usize, drawing: &Drawing) -> Result<Vec<Sample>> {
+    let Clip { seen, came } = clip;
+    see(predictor, seen)?;
+    let last = seen.last().context("no frame to predict from")?;
+    let before = &seen[seen.len().saturating_sub(2)];
+    let truths = came.iter().map(|came| Truth::new(came, last)).collect::<Result<Vec<_>>>()?;
+    let score = |pictures: &[Picture]| -> Result<Vec<Score>> {
+        truths.iter().zip(pictures).map(|(truth, picture)| truth.score(picture)).collect()
     };
-    let last = &seen[history - 1];
-    let before = &seen[history.saturating_sub(2)];
-    let db = |pairs: &mut dyn Iterator<Item = (Picture, &Picture)>| -> Result<Vec<f64>> {
-        pairs
-            .map(|(picture, came)| {
-                let db = metrics::psnr_db(&picture, came).context("pictures of different sizes")?;
-                Ok(db.min(metrics::EXACT_COPY_DB))
-            })
-            .collect()
-    };
-    Ok(Sample {
-        index,
-        predicted_db: db(&mut predicted.iter().cloned().zip(came))?,
-        plain_db: db(&mut plain.into_iter().zip(came))?,
-        last_frame_db: db(&mut came.iter().map(|came| (last.clone(), came)))?,
-        linear_db: db(&mut came.iter().enumerate().map(|(k, came)| (continued(before, last, k + 1), came)))?,
-        ceiling_db: db(&mut ceiling.into_iter().zip(came))?,
-        predicted,
-    })
+    let latents: Latents = encode(predictor, came)?;
+    let ceiling = score(&predictor.decode(&latents)?)?;
+    let last_frame = score(&vec![last.clone(); came.len()])?;
+    let continued: Vec<_> = (1..=came.len()).map(|step| continued(before, last, step)).collect();
+    let linear = score(&continued)?;
+    let draws = drawing.draw(predictor, index, 0)?;
+    let measured = draws.iter().map(|latents| {
+        let predicted = predictor.render(latents)?;
+        let decoder = score(&predictor.decode(latents)?)?;
+        let scores = [score(&predicted)?, decoder, last_frame.clone(), linear.clone(), ceiling.clone()];
+        Ok(Sample { index, predicted, scores })
+    });
+    measured.collect()
 }
 
 /// `last + steps (last - before)`, within 8 bits.
@@ -99,5 +130,12 @@ mod tests {
         assert_eq!(continued(&before, &last, 2)[[0, 0, 0]], 190);
         assert_eq!(continued(&before, &last, 9)[[0, 0, 0]], 255);
         assert_eq!(continued(&last, &before, 9)[[0, 0, 0]], 0);
+    }
+
+    #[test]
+    fn forecasters_are_found_by_their_place() {
+        for (place, forecaster) in Forecaster::ALL.into_iter().enumerate() {
+            assert_eq!(forecaster as usize, place);
+        }
     }
 }
