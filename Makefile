@@ -2,6 +2,12 @@
 .PHONY: help demo bundle test lint train clean
 
 BUNDLE := target/bundles/base-float
+INT8 := target/bundles/base-int8
+
+# Whether the bundle $(1) is newer than all that it is made from.
+newer = [ -e $(1)/manifest.json ] && [ $(1)/manifest.json -nt models/base/model.safetensors ] \
+  && [ $(1)/manifest.json -nt models/base/vae/diffusion_pytorch_model.safetensors ] \
+  && [ $(1)/manifest.json -nt target/release/nextclip-export ]
 
 help:   ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
@@ -9,13 +15,13 @@ help:   ## this list
 demo: bundle   ## export the shipped model and predict a live generated scene for half a minute
 	@scripts/demo $(BUNDLE)
 
-bundle:   ## export the shipped model to target/bundles/base-float
+bundle:   ## export the shipped model to target/bundles/base-float and, in 8 bits, base-int8
 	@scripts/setup
 	cargo build --release --locked -p nextclip-export -p nextclip-runtime -p nextclip-eval
 	@ln -sfn $(CURDIR)/.ort/libonnxruntime.so target/release/libonnxruntime.so   # binaries look beside themselves
-	@[ -e $(BUNDLE)/manifest.json ] && [ $(BUNDLE)/manifest.json -nt models/base/model.safetensors ] \
-	  && [ $(BUNDLE)/manifest.json -nt target/release/nextclip-export ] \
-	  || target/release/nextclip-export export models/base --out $(BUNDLE)
+	@$(call newer,$(BUNDLE)) || target/release/nextclip-export export models/base --out $(BUNDLE)
+	@$(call newer,$(INT8)) || target/release/nextclip-export export models/base --out $(INT8) \
+	  --target cpu --precision w8a8 --calibrate scenes
 
 test:   ## every test of every crate, the trainer's included
 	@scripts/setup train

@@ -16,8 +16,9 @@ use nextclip_predictor::{Predictor, Settings};
 use prost::Message;
 use thiserror::Error;
 
+use crate::calibrate::Calibrated;
 use crate::model::{Checkpoint, Pixels, decode, denoise, encode, remember};
-use crate::onnx::{Graph, WeightFile, model};
+use crate::onnx::{Graph, Precision, WeightFile, model};
 use crate::plan::Plan;
 
 /// The file with the weights of all graphs.
@@ -52,11 +53,22 @@ pub enum BundleError {
     NotFinite(&'static str),
 }
 
-/// Exports `checkpoint` as the bundle `out`. A bundle of that name is replaced once the new one is complete
-/// and verified; until then, and if the program is killed, nothing there changes.
+/// Exports `checkpoint` as the bundle `out`, in single precision. A bundle of that name is replaced once the new
+/// one is complete and verified; until then, and if the program is killed, nothing there changes.
 pub fn export(
     checkpoint: &Checkpoint,
     plan: &Plan,
+    out: &Path,
+    progress: &ProgressBar,
+) -> Result<Manifest, BundleError> {
+    export_as(checkpoint, plan, &Arithmetic::Float, out, progress)
+}
+
+/// The same in other arithmetic.
+pub fn export_as(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    arithmetic: &Arithmetic,
     out: &Path,
     progress: &ProgressBar,
 ) -> Result<Manifest, BundleError> {
@@ -73,8 +85,8 @@ pub fn export(
     fs::create_dir(&draft).map_err(fault_at(&draft))?;
 
     progress.set_message("building graphs");
-    let graphs = build(checkpoint, plan)?;
-    let manifest = write(checkpoint, plan, &graphs, &draft, progress)?;
+    let graphs = Built::new(checkpoint, plan, &arithmetic.precision())?;
+    let manifest = graphs.write(checkpoint, plan, arithmetic, &draft, progress)?;
     progress.set_message("verifying");
     verify(&draft)?;
 
@@ -93,6 +105,25 @@ pub fn export(
     Ok(manifest)
 }
 
+/// The numbers that a bundle computes in.
+#[derive(Clone, Debug, Default)]
+pub enum Arithmetic {
+    /// Single precision.
+    #[default]
+    Float,
+    /// Weights and activations of the large layers in 8-bit integers.
+    W8A8(Calibrated),
+}
+
+impl Arithmetic {
+    fn precision(&self) -> Precision {
+        match self {
+            Self::Float => Precision::Float,
+            Self::W8A8(calibrated) => Precision::Int8(calibrated.recipe.clone()),
+        }
+    }
+}
+
 /// Only a bundle or an empty folder may be replaced.
 fn refuse_occupied(out: &Path) -> Result<(), BundleError> {
     let empty = || fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
@@ -103,29 +134,54 @@ fn refuse_occupied(out: &Path) -> Result<(), BundleError> {
 }
 
 /// The graphs of a bundle, in the order of [`Graphs`].
-struct Built {
+pub(crate) struct Built {
     encode: Option<Graph>,
     remember: Graph,
     denoise: Graph,
     decode: Option<Graph>,
 }
 
-fn build(checkpoint: &Checkpoint, plan: &Plan) -> Result<Built, BundleError> {
-    let Plan { geometry, cache, sampler, .. } = plan;
-    let (transformer, config) = (&checkpoint.transformer, &checkpoint.config);
-    let vae = checkpoint.vae.as_ref().map(|vae| &vae.vae);
-    Ok(Built {
-        encode: vae.map(|vae| encode(vae, geometry, cache, Pixels::U8)),
-        remember: remember(transformer, config, geometry, cache)?,
-        denoise: denoise(transformer, config, geometry, cache, sampler.guidance != 1.0)?,
-        decode: vae.map(|vae| decode(vae, geometry, cache, Pixels::U8)),
-    })
+impl Built {
+    pub(crate) fn new(
+        checkpoint: &Checkpoint,
+        plan: &Plan,
+        precision: &Precision,
+    ) -> Result<Self, BundleError> {
+        let Plan { geometry, cache, sampler, .. } = plan;
+        let (transformer, config) = (&checkpoint.transformer, &checkpoint.config);
+        let vae = checkpoint.vae.as_ref().map(|vae| &vae.vae);
+        let guided = sampler.guidance != 1.0;
+        Ok(Self {
+            encode: vae.map(|vae| encode(vae, geometry, cache, Pixels::U8, precision)),
+            remember: remember(transformer, config, geometry, cache, precision)?,
+            denoise: denoise(transformer, config, geometry, cache, guided, precision)?,
+            decode: vae.map(|vae| decode(vae, geometry, cache, Pixels::U8, precision)),
+        })
+    }
+
+    /// The graphs that there are.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Graph> {
+        let all = [self.encode.as_ref(), Some(&self.remember), Some(&self.denoise), self.decode.as_ref()];
+        all.into_iter().flatten()
+    }
+
+    /// Writes the bundle into a folder that exists.
+    pub(crate) fn write(
+        &self,
+        checkpoint: &Checkpoint,
+        plan: &Plan,
+        arithmetic: &Arithmetic,
+        folder: &Path,
+        progress: &ProgressBar,
+    ) -> Result<Manifest, BundleError> {
+        write(checkpoint, plan, (self, arithmetic), folder, progress)
+    }
 }
 
 fn write(
     checkpoint: &Checkpoint,
     plan: &Plan,
-    graphs: &Built,
+    (graphs, arithmetic): (&Built, &Arithmetic),
     folder: &Path,
     progress: &ProgressBar,
 ) -> Result<Manifest, BundleError> {
@@ -151,7 +207,14 @@ fn write(
         producer: format!("nextclip-export {}", env!("CARGO_PKG_VERSION")),
         source,
         target: plan.target,
-        precision: "f32".into(),
+        precision: match arithmetic {
+            Arithmetic::Float => "f32".into(),
+            Arithmetic::W8A8(_) => "w8a8".into(),
+        },
+        quantisation: match arithmetic {
+            Arithmetic::Float => None,
+            Arithmetic::W8A8(calibrated) => Some(calibrated.provenance(graphs.iter())),
+        },
         geometry: plan.geometry,
         cache: plan.cache,
         sampler: plan.sampler,

@@ -13,12 +13,17 @@
 //! ```
 
 mod bundle;
+mod calibrate;
+pub mod check;
 pub mod checkpoint;
 pub mod inspect;
 pub mod model;
 pub mod onnx;
 pub mod parity;
 mod plan;
+pub mod sensitivity;
 
-pub use bundle::{BundleError, GraphWriter, export};
+pub use bundle::{Arithmetic, BundleError, GraphWriter, export, export_as};
+pub use calibrate::{Calibrated, CalibrationError, DEFAULT_OBSERVER, Footage, Observations, Sight, observe};
+pub use onnx::Choice;
 pub use plan::{Options, Plan, PlanError};

@@ -7,7 +7,12 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use nextclip_core::manifest::Target;
 use nextclip_export::model::Checkpoint;
-use nextclip_export::{Options, Plan, export, inspect, parity};
+use nextclip_export::sensitivity::sensitivity;
+use nextclip_export::{
+    Arithmetic, Choice, DEFAULT_OBSERVER, Footage, Observations, Options, Plan, Sight, export_as, inspect,
+    observe, parity,
+};
+use nextclip_quant::Observer;
 
 /// Turns a checkpoint into a bundle: the folder of ONNX graphs that nextclipd runs.
 #[derive(Parser)]
@@ -24,6 +29,8 @@ tokenizer files and, for pixels in and out, vae/config.json and vae/diffusion_py
 Examples:
   nextclip-export inspect models/base
   nextclip-export export models/base --out target/bundles/base-float
+  nextclip-export export models/base --out target/bundles/base-int8 --precision w8a8 --calibrate scenes
+  nextclip-export export models/base --out mine-int8 --precision w8a8 --calibrate my-camera/ --observer percentile:99.99
   nextclip-export export video-gpt --out bundle --size 176x320 --history 56 --clip 24 --steps 50 --guidance 1.5
   nextclip-export parity reference/a";
 
@@ -41,6 +48,22 @@ enum Command {
     /// Sizes that are not given are those that the checkpoint was trained for, else the published model's.
     /// A bundle of the same name is replaced only once the new one is complete.
     Export(ExportArguments),
+    /// Measures what quantising costs: every layer by itself, and all together.
+    ///
+    /// Prints a table, the most sensitive layer first, and writes it as sensitivity.json with a plot,
+    /// sensitivity.png. Layers at its top are candidates for --keep-float.
+    Sensitivity {
+        /// The checkpoint's folder.
+        checkpoint: PathBuf,
+        /// Folder for the report.
+        #[arg(long)]
+        out: PathBuf,
+        /// Clips to measure on.
+        #[arg(long, value_name = "N", default_value_t = 4)]
+        clips: usize,
+        #[command(flatten)]
+        calibration: CalibrationArguments,
+    },
     /// Exports a reference folder and compares the bundle with the published implementation's tensors.
     ///
     /// Prints one line a tensor and ends with code 1 above a difference of 1e-3.
@@ -82,6 +105,35 @@ struct ExportArguments {
     /// What the graphs are laid out for.
     #[arg(long, default_value = "cpu", value_parser = target)]
     target: Target,
+    /// Arithmetic of the large layers: f32, or w8a8 (8-bit weights and activations: a quarter of the size, about
+    /// twice the speed).
+    #[arg(long, default_value = "f32", value_parser = ["f32", "w8a8"])]
+    precision: String,
+    /// With w8a8, a layer to leave in single precision, by its checkpoint path, with all below it: llm.layers.0.mlp. May be
+    /// given several times; a wrong name lists the right ones.
+    #[arg(long, value_name = "LAYER")]
+    keep_float: Vec<String>,
+    #[command(flatten)]
+    calibration: CalibrationArguments,
+}
+
+/// How w8a8 finds the ranges of activations.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Calibration, for w8a8")]
+struct CalibrationArguments {
+    /// Frames to take ranges from: "scenes" (generated), a film, or a folder of films. The best are of the camera
+    /// that the bundle is for.
+    #[arg(long, value_name = "SOURCE")]
+    calibrate: Option<Footage>,
+    /// Clips of C + N frames to look at; of films, chosen by the seed among all that do not overlap.
+    #[arg(long, value_name = "N", default_value_t = Sight::default().clips)]
+    calibration_clips: usize,
+    /// Of scenes, noise and choice: the same seed gives the same bundle.
+    #[arg(long, value_name = "SEED", default_value_t = Sight::default().seed)]
+    calibration_seed: u64,
+    /// Rule that makes a range of the values seen: min-max, percentile:P, entropy or mse.
+    #[arg(long, value_name = "RULE", default_value_t = DEFAULT_OBSERVER)]
+    observer: Observer,
 }
 
 fn main() -> ExitCode {
@@ -89,6 +141,9 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Inspect { checkpoint } => run_inspect(&checkpoint),
         Command::Export(arguments) => run_export(&arguments),
+        Command::Sensitivity { checkpoint, out, clips, calibration } => {
+            run_sensitivity(&checkpoint, &out, clips, &calibration)
+        }
         Command::Parity { reference } => run_parity(&reference),
     };
     result.unwrap_or_else(|error| {
@@ -117,17 +172,73 @@ fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
         guidance: arguments.guidance,
     };
     let plan = Plan::new(&checkpoint, &options)?;
-    let progress = progress_bar();
-    let manifest = export(&checkpoint, &plan, &arguments.out, &progress)?;
+    let arithmetic = arithmetic(&checkpoint, &plan, arguments)?;
+    let progress = progress_bar("{bytes}/{total_bytes}");
+    let manifest = export_as(&checkpoint, &plan, &arithmetic, &arguments.out, &progress)?;
     progress.finish_and_clear();
     let bytes: u64 = manifest.files.values().map(|file| file.bytes).sum();
     println!(
-        "{}: {} for {}, {:.1} MB",
+        "{}: {} for {} in {}, {:.1} MB",
         arguments.out.display(),
         manifest.source.name,
         manifest.target,
+        manifest.precision,
         bytes as f64 / 1e6
     );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `--precision` means, calibrated where it needs to be.
+fn arithmetic(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    arguments: &ExportArguments,
+) -> anyhow::Result<Arithmetic> {
+    let given = &arguments.calibration;
+    match (arguments.precision.as_str(), &given.calibrate) {
+        ("w8a8", Some(footage)) => {
+            let seen = observed(checkpoint, plan, footage, given)?;
+            let choice = Choice::AllBut(arguments.keep_float.clone());
+            Ok(Arithmetic::W8A8(seen.calibrated(given.observer, choice)?))
+        }
+        ("w8a8", None) => anyhow::bail!(
+            "--precision w8a8 needs --calibrate: a film or folder of the camera's footage, or \"scenes\""
+        ),
+        (_, Some(_)) => anyhow::bail!("--calibrate is for --precision w8a8"),
+        _ => Ok(Arithmetic::Float),
+    }
+}
+
+fn observed(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    footage: &Footage,
+    given: &CalibrationArguments,
+) -> anyhow::Result<Observations> {
+    let sight =
+        Sight { footage: footage.clone(), clips: given.calibration_clips, seed: given.calibration_seed };
+    let progress = progress_bar("{pos}/{len} clips, {eta} left");
+    let seen = observe(checkpoint, plan, &sight, &progress)?;
+    progress.finish_and_clear();
+    Ok(seen)
+}
+
+#[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
+fn run_sensitivity(
+    checkpoint: &Path,
+    out: &Path,
+    clips: usize,
+    given: &CalibrationArguments,
+) -> anyhow::Result<ExitCode> {
+    let checkpoint = Checkpoint::open(checkpoint)?;
+    let plan = Plan::new(&checkpoint, &Options::default())?;
+    let seen = observed(&checkpoint, &plan, given.calibrate.as_ref().unwrap_or(&Footage::Scenes), given)?;
+    let progress = progress_bar("{pos}/{len}, {eta} left");
+    let report = sensitivity(&checkpoint, &plan, &seen, (given.observer, clips), &progress)?;
+    progress.finish_and_clear();
+    report.save(out)?;
+    print!("{report}");
+    println!("{}", out.join("sensitivity.png").display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -142,8 +253,8 @@ fn run_parity(reference: &Path) -> anyhow::Result<ExitCode> {
 }
 
 /// Shown on a terminal only.
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:24} {bar:40} {bytes}/{total_bytes}");
+fn progress_bar(count: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(&format!("{{msg:24}} {{bar:40}} {count}"));
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 

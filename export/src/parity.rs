@@ -19,7 +19,7 @@ use thiserror::Error;
 use crate::bundle::{BundleError, GraphWriter, export};
 use crate::checkpoint::{CheckpointError, WeightFiles, Weights, read_json};
 use crate::model::{Checkpoint, CheckpointVae, Pixels, decode, encode};
-use crate::onnx::Graph;
+use crate::onnx::{Graph, Precision};
 use crate::plan::{Options, Plan, PlanError};
 
 /// The largest difference from the published implementation that counts as parity.
@@ -152,8 +152,8 @@ fn autoencoder(source: &CheckpointVae, folder: &Path) -> Result<Vec<Line>, Parit
     geometry.validate()?;
     let cache = CacheShape { layers: 0, batch: 1, kv_heads: 0, head_dim: 0 };
     let graphs = [
-        encode(&source.vae, &geometry, &cache, Pixels::F32),
-        decode(&source.vae, &geometry, &cache, Pixels::F32),
+        encode(&source.vae, &geometry, &cache, Pixels::F32, &Precision::Float),
+        decode(&source.vae, &geometry, &cache, Pixels::F32, &Precision::Float),
     ];
     let workplace = tempfile::tempdir()?;
     let [mut encoder, mut decoder] = open_sessions(workplace.path(), &graphs)?;

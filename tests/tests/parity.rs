@@ -11,6 +11,7 @@ use nextclip_core::manifest::CacheShape;
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{Geometry, Latents, Manifest, Picture};
 use nextclip_export::model::{Checkpoint, Pixels, decode, encode};
+use nextclip_export::onnx::Precision;
 use nextclip_export::{GraphWriter, Options, Plan, export, parity};
 use nextclip_predictor::{DENOISE, GraphSession, Input, Predictor, Provider, REMEMBER, Settings};
 use nextclip_tests::{RandomCheckpoint, Reference, TINY};
@@ -308,7 +309,10 @@ fn samples_of_8_bits_are_float_pictures_rounded() {
     let cache = CacheShape { layers: 0, batch: 1, kv_heads: 0, head_dim: 0 };
     let progress = ProgressBar::hidden();
     let mut writer = GraphWriter::create(folder.path(), &progress).unwrap();
-    let graphs = [encode(vae, &TINY, &cache, Pixels::F32), decode(vae, &TINY, &cache, Pixels::F32)];
+    let graphs = [
+        encode(vae, &TINY, &cache, Pixels::F32, &Precision::Float),
+        decode(vae, &TINY, &cache, Pixels::F32, &Precision::Float),
+    ];
     let entries = graphs.each_ref().map(|graph| writer.add(graph).unwrap());
     writer.finish().unwrap();
     let open = |i: usize| {

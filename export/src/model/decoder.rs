@@ -26,14 +26,10 @@ impl Sizes {
         }
     }
 
-    /// The rows of a fused projection that make queries.
-    fn query_rows(&self) -> std::ops::Range<usize> {
-        0..self.heads * self.d_head
-    }
-
-    /// The rows of a fused projection that make keys and values.
-    fn key_value_rows(&self) -> std::ops::Range<usize> {
-        self.heads * self.d_head..(self.heads + 2 * self.kv_heads) * self.d_head
+    /// The rows of a fused projection that make queries, keys, values.
+    fn rows(&self) -> [std::ops::Range<usize>; 3] {
+        let (q, kv) = (self.heads * self.d_head, self.kv_heads * self.d_head);
+        [0..q, q..q + kv, q + kv..q + 2 * kv]
     }
 }
 
@@ -79,21 +75,18 @@ pub(super) struct Heads {
     pub(super) values: Value,
 }
 
-/// x (B, T, d), normalised -> heads of all three kinds.
+/// x (B, T, d), normalised -> heads of all three kinds. Each kind is a product of its own: to split the product of
+/// all three costs a copy.
 pub(super) fn heads(g: &mut GraphBuilder, x: &Value, qkv_proj: &Linear, sizes: &Sizes) -> Heads {
-    let (q, kv) = (sizes.heads * sizes.d_head, sizes.kv_heads * sizes.d_head);
-    let fused = g.linear(x, qkv_proj);
-    let [queries, keys, values] = g.split(&fused, 2, [q, kv, kv]);
-    Heads {
-        queries: by_head(g, &queries, sizes.d_head),
-        keys: by_head(g, &keys, sizes.d_head),
-        values: by_head(g, &values, sizes.d_head),
-    }
+    let queries = queries(g, x, qkv_proj, sizes);
+    let [keys, values] = keys_and_values(g, x, qkv_proj, sizes);
+    Heads { queries, keys, values }
 }
 
 /// x (B, T, d), normalised -> heads of queries only.
 pub(super) fn queries(g: &mut GraphBuilder, x: &Value, qkv_proj: &Linear, sizes: &Sizes) -> Value {
-    let queries = g.linear(x, &qkv_proj.rows(sizes.query_rows()));
+    let [rows, _, _] = sizes.rows();
+    let queries = g.linear(x, &qkv_proj.rows(rows));
     by_head(g, &queries, sizes.d_head)
 }
 
@@ -104,9 +97,11 @@ pub(super) fn keys_and_values(
     qkv_proj: &Linear,
     sizes: &Sizes,
 ) -> [Value; 2] {
-    let kv = sizes.kv_heads * sizes.d_head;
-    let fused = g.linear(x, &qkv_proj.rows(sizes.key_value_rows()));
-    g.split(&fused, 2, [kv, kv]).map(|part| by_head(g, &part, sizes.d_head))
+    let [_, keys, values] = sizes.rows();
+    [keys, values].map(|rows| {
+        let part = g.linear(x, &qkv_proj.rows(rows));
+        by_head(g, &part, sizes.d_head)
+    })
 }
 
 /// (B, T, heads * d_head) -> (B, heads, T, d_head).
@@ -152,9 +147,8 @@ pub(super) fn after_attention(
     let attended = g.linear(mixed, &layer.o_proj);
     let x = g.add(x, &attended);
     let h = g.rms_norm(&x, &layer.post_attention_layernorm, sizes.epsilon);
-    let gate_up = g.linear(&h, &layer.gate_up_proj);
-    let half = gate_up.size(2) / 2;
-    let [gate, up] = g.split(&gate_up, 2, [half, half]);
+    let rows = layer.gate_up_proj.weight.shape()[0];
+    let [gate, up] = [0..rows / 2, rows / 2..rows].map(|rows| g.linear(&h, &layer.gate_up_proj.rows(rows)));
     let gate = g.silu(&gate);
     let h = g.mul(&gate, &up);
     let h = g.linear(&h, &layer.down_proj);

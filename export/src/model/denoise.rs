@@ -15,7 +15,7 @@ use super::embed::{
     RotaryTable, block_bias, latents_of_patches, patch_positions, patch_tokens, special_token, timestep,
 };
 use super::transformer::{FinalLayer, Layer, Transformer};
-use crate::onnx::{Graph, GraphBuilder, Rotation, Value};
+use crate::onnx::{Graph, GraphBuilder, Precision, Rotation, Value};
 
 /// Tokens of a noisy block before those of its frame: `<|diffusion|>` and the time token.
 const HEAD_TOKENS: usize = 2;
@@ -31,8 +31,9 @@ pub fn denoise(
     geometry: &Geometry,
     cache: &CacheShape,
     guided: bool,
+    precision: &Precision,
 ) -> Result<Graph, TableTooSmall> {
-    let mut g = GraphBuilder::new(DENOISE);
+    let mut g = GraphBuilder::new(DENOISE, precision);
     let specs = GraphSpecs::denoise(geometry, cache, guided);
     let inputs: Vec<Value> = specs.inputs.iter().map(|spec| g.input(spec)).collect();
     let [z, t, t_next, keys, values, slot_positions, position, guidance @ ..] = &inputs[..] else {
@@ -53,7 +54,7 @@ pub fn denoise(
     let table = RotaryTable::new(&mut g, config, geometry);
     let memory = Memory::new(&mut g, [keys, values, slot_positions], &table, geometry);
     let clip_frames = frames_from(&mut g, position, frames);
-    let rotation = table.blocks(&mut g, &clip_frames); // (B, 1, N * L, d_head)
+    let rotation = table.blocks(&mut g, &clip_frames);
     let clip = ClipAttention { memory, rotation, batch, guided, sizes };
 
     let clip_bias = block_bias(&mut g, Role::Noisy, frames, geometry); // (N * L, N * L)
@@ -104,7 +105,7 @@ fn noisy_tokens(
 /// Attention of the noisy clip's tokens: with history in the first half of the batch, without in the second.
 struct ClipAttention {
     memory: Memory,
-    /// Of the clip's tokens, (B, 1, N * L, d_head).
+    /// Of the clip's tokens, N * L a camera.
     rotation: Rotation,
     /// B, without branches.
     batch: usize,
@@ -150,10 +151,8 @@ impl ClipAttention {
         let keys = self.rotate(g, &keys, &self.rotation);
         let [x, h] = [x, &h].map(|tokens| frame_tokens(g, tokens, 1, geometry));
         let queries = queries(g, &h, &layer.qkv_proj, &self.sizes);
-        let rotation = Rotation {
-            cos: frame_tokens(g, &self.rotation.cos, 2, geometry),
-            sin: frame_tokens(g, &self.rotation.sin, 2, geometry),
-        };
+        let positions = frame_tokens(g, &self.rotation.positions, 1, geometry);
+        let rotation = Rotation { positions, ..self.rotation.clone() };
         let queries = self.rotate(g, &queries, &rotation);
         let open = open_bias(g, keys.size(2));
         let biases = Biases { with_history: joint_bias(g, &self.memory, &open), clip_alone: None };
@@ -162,11 +161,11 @@ impl ClipAttention {
     }
 
     fn rotate(&self, g: &mut GraphBuilder, x: &Value, rotation: &Rotation) -> Value {
-        if !self.guided || self.batch == 1 {
+        if !self.guided {
             return g.rotary(x, rotation);
         }
-        let [cos, sin] = [&rotation.cos, &rotation.sin].map(|part| g.concat(&[part, part], 0));
-        g.rotary(x, &Rotation { cos, sin })
+        let positions = g.concat(&[&rotation.positions, &rotation.positions], 0);
+        g.rotary(x, &Rotation { positions, ..rotation.clone() })
     }
 
     /// Heads (branches * B, heads, T, d_head), rotated -> (branches * B, T, n_head * d_head).

@@ -73,36 +73,36 @@ pub(super) fn timestep(g: &mut GraphBuilder, t: &Value, mlp: &TimestepMlp) -> Va
 
 /// The rotary angles of every position in the window: for each of C + N frames L positions.
 pub(super) struct RotaryTable {
-    /// (C + N, L, d_head).
+    /// ((C + N) * L, d_head / 2).
     cos: Value,
-    /// (C + N, L, d_head), the first half of a head negated.
+    /// ((C + N) * L, d_head / 2).
     sin: Value,
+    block_tokens: usize,
 }
 
 impl RotaryTable {
     pub(super) fn new(g: &mut GraphBuilder, config: &TransformerConfig, geometry: &Geometry) -> Self {
-        let frames = geometry.history + geometry.clip;
-        let (tokens, d_head) = (geometry.block_tokens(), config.head_dim());
-        let (cos, sin) = Rotary::new(config).table(frames * tokens);
-        let halves = |first: f32, values: Vec<f32>| {
-            let rows = values.chunks(d_head / 2);
-            rows.flat_map(|row| row.iter().map(move |v| first * v).chain(row.iter().copied())).collect()
-        };
-        let shape = [frames, tokens, d_head];
+        let block_tokens = geometry.block_tokens();
+        let positions = (geometry.history + geometry.clip) * block_tokens;
+        let (cos, sin) = Rotary::new(config).table(positions);
+        let shape = [positions, config.head_dim() / 2];
         Self {
-            cos: g.table("rotary cos", &shape, halves(1.0, cos)),
-            sin: g.table("rotary sin", &shape, halves(-1.0, sin)),
+            cos: g.table("rotary cos", &shape, cos),
+            sin: g.table("rotary sin", &shape, sin),
+            block_tokens,
         }
     }
 
-    /// The rotation of whole blocks whose frames are at `frames` i64 (B, F): (B, 1, F * L, d_head).
+    /// The rotation of whole blocks whose frames are at `frames` i64 (B, F): of F * L tokens.
     pub(super) fn blocks(&self, g: &mut GraphBuilder, frames: &Value) -> Rotation {
-        let [cos, sin] = [&self.cos, &self.sin].map(|table| {
-            let rows = g.gather(table, frames); // (B, F, L, d_head)
-            let [batch, frames, tokens, d_head] = [0, 1, 2, 3].map(|axis| rows.size(axis));
-            g.reshape(&rows, &[batch, 1, frames * tokens, d_head])
-        });
-        Rotation { cos, sin }
+        let (batch, count, tokens) = (frames.size(0), frames.size(1), self.block_tokens);
+        let length = g.index(tokens as i64);
+        let first = g.mul(frames, &length);
+        let first = g.reshape(&first, &[batch, count, 1]);
+        let offsets = g.indices(&(0..tokens as i64).collect::<Vec<_>>());
+        let positions = g.add(&first, &offsets);
+        let positions = g.reshape(&positions, &[batch, count * tokens]);
+        Rotation { positions, cos: self.cos.clone(), sin: self.sin.clone() }
     }
 }
 

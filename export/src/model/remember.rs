@@ -12,7 +12,7 @@ use super::decoder::{
 };
 use super::embed::{RotaryTable, block_bias, patch_positions, patch_tokens, special_token};
 use super::transformer::Transformer;
-use crate::onnx::{Graph, GraphBuilder, Value};
+use crate::onnx::{Graph, GraphBuilder, Precision, Value};
 
 /// A clean latent and the remembered frames before it -> the frame's own keys (not rotated) and values.
 pub fn remember(
@@ -20,8 +20,9 @@ pub fn remember(
     config: &TransformerConfig,
     geometry: &Geometry,
     cache: &CacheShape,
+    precision: &Precision,
 ) -> Result<Graph, TableTooSmall> {
-    let mut builder = GraphBuilder::new(REMEMBER);
+    let mut builder = GraphBuilder::new(REMEMBER, precision);
     let g = &mut builder;
     let specs = GraphSpecs::remember(geometry, cache);
     let inputs: Vec<Value> = specs.inputs.iter().map(|spec| g.input(spec)).collect();

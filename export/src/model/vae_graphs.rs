@@ -5,7 +5,7 @@ use nextclip_core::manifest::{CacheShape, Dtype, TensorSpec};
 use nextclip_predictor::{DECODE, ENCODE, GraphSpecs};
 
 use super::vae::{Attention, Level, MidBlock, Resnet, Vae};
-use crate::onnx::{Graph, GraphBuilder, GroupNorm, Value};
+use crate::onnx::{Graph, GraphBuilder, GroupNorm, Precision, Value};
 
 /// Epsilon of every group norm of the VAE.
 const EPSILON: f32 = 1e-6;
@@ -20,8 +20,14 @@ pub enum Pixels {
 }
 
 /// Frames (B, H, W, 3) -> latents (B, c, h, w): the posterior's mean times the scaling factor.
-pub fn encode(vae: &Vae, geometry: &Geometry, cache: &CacheShape, pixels: Pixels) -> Graph {
-    let mut g = GraphBuilder::new(ENCODE);
+pub fn encode(
+    vae: &Vae,
+    geometry: &Geometry,
+    cache: &CacheShape,
+    pixels: Pixels,
+    precision: &Precision,
+) -> Graph {
+    let mut g = GraphBuilder::new(ENCODE, precision);
     let mut specs = GraphSpecs::encode(geometry, cache);
     adapt(&mut specs.inputs[0], pixels);
     let frames = g.input(&specs.inputs[0]);
@@ -36,8 +42,14 @@ pub fn encode(vae: &Vae, geometry: &Geometry, cache: &CacheShape, pixels: Pixels
 
 /// Latents (B, N, c, h, w) -> frames (B, N, H, W, 3); those of a bundle keep of the newest real frame what is
 /// not predicted to change.
-pub fn decode(vae: &Vae, geometry: &Geometry, cache: &CacheShape, pixels: Pixels) -> Graph {
-    let mut g = GraphBuilder::new(DECODE);
+pub fn decode(
+    vae: &Vae,
+    geometry: &Geometry,
+    cache: &CacheShape,
+    pixels: Pixels,
+    precision: &Precision,
+) -> Graph {
+    let mut g = GraphBuilder::new(DECODE, precision);
     let mut specs = GraphSpecs::decode(geometry, cache);
     adapt(&mut specs.outputs[0], pixels);
     let latents = g.input(&specs.inputs[0]);

@@ -1,11 +1,17 @@
-//! A small typed builder of ONNX graphs: operators with static shapes, layers made of them, and the
-//! weight file that graphs share.
+//! A small typed builder of ONNX graphs: operators with static shapes, layers made of them in every
+//! precision, and the weight file that graphs share.
 
 mod builder;
+mod graph;
 mod layers;
+mod operators;
 pub mod proto;
+mod quantised;
 mod serialize;
 
-pub use builder::{Constant, Graph, GraphBuilder, Layout, Value};
+pub use builder::GraphBuilder;
+pub use graph::{Constant, Graph, LayerUse, Layout, Value};
 pub use layers::{Conv, GroupNorm, Linear, Rotation};
+pub(crate) use quantised::covers;
+pub use quantised::{Choice, Precision, Ranges, Recipe};
 pub use serialize::{OPSET, WeightFile, model};

@@ -6,8 +6,10 @@ use std::io::{self, Write};
 use nextclip_core::manifest::{Dtype, FileDigest, TensorSpec, hex};
 use sha2::{Digest, Sha256};
 
-use super::builder::{Constant, Graph, Layout};
+use super::builder::RUNTIME_DOMAIN;
+use super::graph::{Constant, Graph};
 use super::proto::{self, element};
+use super::quantised::int8_weight;
 
 /// The operator set of every graph: the newest that TensorRT 10's parser reads.
 pub const OPSET: i64 = 20;
@@ -46,13 +48,17 @@ impl<W: Write> WeightFile<W> {
     }
 
     /// Offset and length of a tensor, written now if it is new.
-    fn place(&mut self, identity: String, data: impl FnOnce() -> Vec<u8>) -> io::Result<(u64, u64)> {
+    fn place(
+        &mut self,
+        identity: String,
+        data: impl FnOnce() -> io::Result<Vec<u8>>,
+    ) -> io::Result<(u64, u64)> {
         if let Some(place) = self.written.get(&identity) {
             return Ok(*place);
         }
+        let data = data()?;
         let gap = self.bytes.next_multiple_of(ALIGNMENT) - self.bytes;
         self.write(&vec![0; gap as usize])?;
-        let data = data();
         let place = (self.bytes, data.len() as u64);
         self.write(&data)?;
         self.written.insert(identity, place);
@@ -86,9 +92,19 @@ pub fn model<W: Write>(graph: &Graph, weights: &mut WeightFile<W>) -> io::Result
             input: graph.inputs.iter().map(value_info).collect(),
             output: graph.outputs.iter().map(value_info).collect(),
         }),
-        opset_import: vec![proto::OperatorSetId { domain: String::new(), version: OPSET }],
+        opset_import: opsets(graph),
         metadata_props: vec![],
     })
+}
+
+/// ONNX's operators, and ONNX Runtime's where the graph has any.
+fn opsets(graph: &Graph) -> Vec<proto::OperatorSetId> {
+    let opset = |domain: &str, version| proto::OperatorSetId { domain: domain.into(), version };
+    let mut opsets = vec![opset("", OPSET)];
+    if graph.nodes.iter().any(|node| node.domain == RUNTIME_DOMAIN) {
+        opsets.push(opset(RUNTIME_DOMAIN, 1));
+    }
+    opsets
 }
 
 fn initializer<W: Write>(
@@ -97,18 +113,16 @@ fn initializer<W: Write>(
     constant: &Constant,
     weights: &mut WeightFile<W>,
 ) -> io::Result<proto::Tensor> {
-    let data_type = match constant {
-        Constant::I64(_) => element::INT64,
-        Constant::Weight(..) | Constant::F32(_) => element::FLOAT,
-    };
+    let data_type = element_of(constant.dtype());
     let tensor = proto::Tensor { dims: dims(shape), data_type, name: name.into(), ..Default::default() };
     let size = 4 * shape.iter().product::<usize>();
     if size < INLINE_BYTES || matches!(constant, Constant::I64(_)) {
-        return Ok(proto::Tensor { raw_data: Some(bytes_of(constant)), ..tensor });
+        return Ok(proto::Tensor { raw_data: Some(bytes_of(constant)?), ..tensor });
     }
     let identity = match constant {
         Constant::Weight(weight, layout) => format!("{} {layout:?}", weight.name()),
-        Constant::F32(_) | Constant::I64(_) => hex(&Sha256::digest(bytes_of(constant))),
+        Constant::Int8(weight, layout) => format!("{} {layout:?} int8", weight.name()),
+        _ => hex(&Sha256::digest(bytes_of(constant)?)),
     };
     let (offset, length) = weights.place(identity, || bytes_of(constant))?;
     let entry = |key: &str, value: String| proto::StringStringEntry { key: key.into(), value };
@@ -121,22 +135,21 @@ fn initializer<W: Write>(
 }
 
 /// Little-endian bytes, as ONNX stores them.
-fn bytes_of(constant: &Constant) -> Vec<u8> {
+fn bytes_of(constant: &Constant) -> io::Result<Vec<u8>> {
     let of_f32 = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    match constant {
+    Ok(match constant {
         Constant::F32(values) => of_f32(values),
         Constant::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        Constant::Weight(weight, Layout::AsStored) => of_f32(&weight.values()),
-        Constant::Weight(weight, Layout::Transposed) => {
-            of_f32(&transposed(&weight.values(), weight.shape()[0]))
+        Constant::I32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Constant::I8(values) => values.iter().map(|value| value.cast_unsigned()).collect(),
+        Constant::U8(values) => values.clone(),
+        Constant::Weight(weight, layout) => of_f32(&layout.values(weight)),
+        Constant::Int8(weight, layout) => {
+            let fault = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            let quantised = int8_weight(weight, *layout).map_err(fault)?;
+            quantised.values.iter().map(|value| value.cast_unsigned()).collect()
         }
-    }
-}
-
-/// Rows to columns of a matrix with `rows` rows.
-fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
-    let columns = values.len() / rows.max(1);
-    (0..values.len()).map(|cell| values[cell % rows * columns + cell / rows]).collect()
+    })
 }
 
 fn value_info(spec: &TensorSpec) -> proto::ValueInfo {
@@ -149,6 +162,8 @@ fn value_info(spec: &TensorSpec) -> proto::ValueInfo {
 pub(super) fn element_of(dtype: Dtype) -> i32 {
     match dtype {
         Dtype::U8 => element::UINT8,
+        Dtype::I8 => element::INT8,
+        Dtype::I32 => element::INT32,
         Dtype::I64 => element::INT64,
         Dtype::F32 => element::FLOAT,
         Dtype::F16 => element::FLOAT16,
@@ -164,11 +179,11 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::onnx::GraphBuilder;
+    use crate::onnx::{GraphBuilder, Precision};
 
     /// A graph that adds a table of `len` values to its input.
     fn graph(name: &'static str, len: usize) -> Graph {
-        let mut g = GraphBuilder::new(name);
+        let mut g = GraphBuilder::new(name, &Precision::Float);
         let spec = |name: &str| TensorSpec { name: name.into(), dtype: Dtype::F32, shape: vec![2, len] };
         let x = g.input(&spec("x"));
         let table = g.table("table", &[len], (0..len).map(|i| i as f32).collect());
@@ -200,14 +215,9 @@ mod tests {
     }
 
     #[test]
-    fn rows_become_columns() {
-        assert_eq!(transposed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
-    }
-
-    #[test]
     #[should_panic(expected = "Add of x f32[2, 300] and table f32[4]: shapes do not broadcast")]
     fn shapes_that_do_not_fit_stop_the_builder() {
-        let mut g = GraphBuilder::new("wrong");
+        let mut g = GraphBuilder::new("wrong", &Precision::Float);
         let x = g.input(&TensorSpec { name: "x".into(), dtype: Dtype::F32, shape: vec![2, 300] });
         let table = g.table("table", &[4], vec![0.0; 4]);
         g.add(&x, &table);

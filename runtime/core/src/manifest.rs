@@ -30,8 +30,11 @@ pub struct Manifest {
     pub source: Source,
     /// Which runtime the graphs are laid out for.
     pub target: Target,
-    /// Arithmetic of the graphs, in words: "f32".
+    /// Arithmetic of the graphs, in words: "f32", "w8a8".
     pub precision: String,
+    /// How the graphs were quantised, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantisation: Option<Quantisation>,
     /// Sizes of frames, tokens and clips.
     pub geometry: Geometry,
     /// Sizes of the key-value cache.
@@ -55,6 +58,28 @@ pub struct Source {
     /// SHA-256 of the VAE's weight file, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vae_sha256: Option<String>,
+}
+
+/// Where the ranges of quantised tensors came from: with the checkpoint, all that it takes to make the same
+/// bundle again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quantisation {
+    /// The rule that made ranges of what was seen: "min-max", "percentile:99.99", "entropy", "mse".
+    pub observer: String,
+    /// What was looked at: "scenes", or the film or folder.
+    pub calibration: String,
+    /// Of scenes and noise.
+    pub seed: u64,
+    /// Clips seen, each C + N frames.
+    pub clips: usize,
+    /// Denoising steps of every clip; ranges cover all of them.
+    pub steps: usize,
+    /// Layers in 8-bit arithmetic, as `graph: layer`.
+    pub layers: Vec<String>,
+    /// Layers that could be and were kept in single precision on request, by their checkpoint paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_float: Vec<String>,
 }
 
 /// Which runtime a bundle's graphs are laid out for.
@@ -159,12 +184,16 @@ impl fmt::Display for TensorSpec {
     }
 }
 
-/// Element types at the border of a graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Element types of tensors. At the border of a graph are only u8, i64 and floating point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 8-bit unsigned, 0 to 255.
     U8,
+    /// 8-bit signed, -128 to 127.
+    I8,
+    /// 32-bit signed.
+    I32,
     /// 64-bit signed.
     I64,
     /// Single precision.
@@ -177,6 +206,8 @@ impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::U8 => "u8",
+            Self::I8 => "i8",
+            Self::I32 => "i32",
             Self::I64 => "i64",
             Self::F32 => "f32",
             Self::F16 => "f16",
@@ -298,6 +329,7 @@ mod tests {
             source: Source { name: "m".into(), transformer_sha256: "00".into(), vae_sha256: None },
             target: Target::Cpu,
             precision: "f32".into(),
+            quantisation: None,
             geometry: Geometry {
                 height: 32,
                 width: 48,

@@ -1,8 +1,10 @@
 //! One graph in one ONNX Runtime session, checked against its description by name.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::num::NonZero;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 
 use ndarray::ArrayViewD;
@@ -11,7 +13,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
 
-use crate::contract::{first_difference, listed};
+use crate::contract::{OBSERVED, first_difference, listed};
 use crate::error::Error;
 use crate::library;
 
@@ -61,11 +63,34 @@ impl Input<'_> {
     }
 }
 
+/// Is shown what tensors within graphs hold, every time that a graph runs: the graph's name, the tensor's name,
+/// its values. Only graphs exported for calibration have such tensors.
+#[derive(Clone)]
+pub struct Probe(Arc<Show>);
+
+type Show = dyn Fn(&'static str, &str, ArrayViewD<'_, f32>) + Send + Sync;
+
+impl Probe {
+    /// A probe that calls `show`.
+    pub fn new(show: impl Fn(&'static str, &str, ArrayViewD<'_, f32>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(show))
+    }
+}
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Probe")
+    }
+}
+
 /// A loaded graph.
 #[derive(Debug)]
 pub struct GraphSession {
     name: &'static str,
     session: Session,
+    /// Outputs for the probe.
+    observed: Vec<String>,
+    probe: Option<Probe>,
 }
 
 impl GraphSession {
@@ -95,7 +120,14 @@ impl GraphSession {
                 return Err(Error::Mismatch { graph: name, side, name: tensor, found, expected });
             }
         }
-        Ok(Self { name, session })
+        let observed = graph.outputs.iter().map(|output| &output.name);
+        let observed = observed.filter(|name| name.starts_with(OBSERVED)).cloned().collect();
+        Ok(Self { name, session, observed, probe: None })
+    }
+
+    /// Shows the graph's observed tensors to `probe` from now on.
+    pub(crate) fn attach(&mut self, probe: &Probe) {
+        self.probe = Some(probe.clone());
     }
 
     /// Runs the graph and hands its outputs, in the order of `outputs`, to `read`. They are borrowed
@@ -106,13 +138,19 @@ impl GraphSession {
         outputs: [&str; N],
         read: impl FnOnce([ArrayViewD<'_, T>; N]) -> ort::Result<R>,
     ) -> Result<R, Error> {
-        let session = &mut self.session;
+        let Self { name: graph, session, observed, probe } = self;
         let run = || {
             let values = inputs
                 .iter()
                 .map(|(name, input)| Ok((Cow::Borrowed(*name), input.value()?)))
                 .collect::<ort::Result<Vec<_>>>()?;
             let produced = session.run(values)?;
+            if let Some(Probe(show)) = probe {
+                for name in observed.iter() {
+                    let values = produced[name.as_str()].try_extract_array::<f32>()?;
+                    show(graph, name.strip_prefix(OBSERVED).unwrap_or(name), values);
+                }
+            }
             let views = outputs
                 .iter()
                 .map(|name| {
@@ -135,7 +173,10 @@ fn options(builder: SessionBuilder, threads: Option<usize>) -> ort::Result<Sessi
         .with_intra_threads(threads)?
         // Threads that wait in a loop take the cores that decode the camera's stream: on two busy cores
         // a pass took half the time without.
-        .with_intra_op_spinning(false)?)
+        .with_intra_op_spinning(false)?
+        // On processors with AVX2 and without VNNI, products of unsigned with signed 8-bit integers saturate
+        // at 16 bits and are wrong; this makes both sides unsigned there, and is ignored elsewhere.
+        .with_config_entry("session.x64quantprecision", "1")?)
 }
 
 /// A session's input or output as a manifest would write it: `f32[1, 4, 22, 40]`, `?` for an open size.

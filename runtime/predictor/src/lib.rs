@@ -24,8 +24,8 @@ mod graph;
 mod library;
 mod predictor;
 
-pub use contract::{DECODE, DENOISE, ENCODE, GraphSpecs, REMEMBER};
+pub use contract::{DECODE, DENOISE, ENCODE, GraphSpecs, OBSERVED, REMEMBER};
 pub use error::Error;
-pub use graph::{GraphSession, Input, Provider};
+pub use graph::{GraphSession, Input, Probe, Provider};
 pub use library::init_onnx_runtime;
 pub use predictor::{Predictor, Settings};

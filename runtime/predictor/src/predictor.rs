@@ -11,7 +11,7 @@ use crate::bundle;
 use crate::cache::Cache;
 use crate::contract::{DECODE, DENOISE, ENCODE, REMEMBER};
 use crate::error::Error;
-use crate::graph::{GraphSession, Input, Provider};
+use crate::graph::{GraphSession, Input, Probe, Provider};
 
 /// How to run a bundle; `None` takes what the bundle's manifest says, or every core.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,6 +75,13 @@ impl Predictor {
             predictor.provider()
         );
         Ok(predictor)
+    }
+
+    /// Shows to `probe` what an observed bundle's graphs hold whenever they run.
+    pub fn observe(&mut self, probe: &Probe) {
+        let graphs =
+            [self.encode.as_mut(), Some(&mut self.remember), Some(&mut self.denoise), self.decode.as_mut()];
+        graphs.into_iter().flatten().for_each(|graph| graph.attach(probe));
     }
 
     /// What the bundle says of itself.

@@ -1,0 +1,153 @@
+//! The clips that ranges are taken from: generated scenes, or films at the model's pace.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use nextclip_core::{Geometry, Pace, Pacer, Picture};
+use nextclip_media::{Fit, films, read_video};
+use nextclip_scenes::Split;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::Sight;
+use super::error::CalibrationError;
+
+/// Where frames come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Footage {
+    /// Generated scenes of the training family.
+    Scenes,
+    /// A film, or a folder of films.
+    Films(PathBuf),
+}
+
+impl FromStr for Footage {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(if text == "scenes" { Self::Scenes } else { Self::Films(text.into()) })
+    }
+}
+
+impl fmt::Display for Footage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scenes => f.write_str("scenes"),
+            Self::Films(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// A clip of C + N pictures.
+pub(super) enum Clip {
+    /// Rendered when it is needed.
+    Scene { seed: u64, geometry: Geometry },
+    /// Of a film.
+    Film(Vec<Picture>),
+}
+
+impl Clip {
+    pub(super) fn pictures(self) -> Vec<Picture> {
+        match self {
+            Self::Film(pictures) => pictures,
+            Self::Scene { seed, geometry } => {
+                let Geometry { width, height, history, clip, frame_interval_ms, .. } = geometry;
+                let interval_s = f64::from(frame_interval_ms) / 1e3;
+                nextclip_scenes::clip(Split::Train, seed, width, height, history + clip, interval_s)
+            }
+        }
+    }
+}
+
+/// The clips of `sight`, at least one.
+pub(super) fn clips(sight: &Sight, geometry: &Geometry) -> Result<Vec<Clip>, CalibrationError> {
+    if sight.clips == 0 {
+        return Err(CalibrationError::NoClips);
+    }
+    match &sight.footage {
+        Footage::Scenes => {
+            let scene = |index| Clip::Scene { seed: sight.seed.wrapping_add(index), geometry: *geometry };
+            Ok((0..sight.clips as u64).map(scene).collect())
+        }
+        Footage::Films(path) => film_clips(path, sight, geometry),
+    }
+}
+
+/// A fair choice among the films' clips, which do not overlap. Films are read once and in order; no more pictures
+/// are held than those of the chosen clips.
+fn film_clips(path: &Path, sight: &Sight, geometry: &Geometry) -> Result<Vec<Clip>, CalibrationError> {
+    let frames = geometry.history + geometry.clip;
+    let mut choice = Choice { most: sight.clips, met: 0, chosen: vec![] };
+    let mut dice = ChaCha8Rng::seed_from_u64(sight.seed);
+    let mut longest = 0;
+    for film in films(path)? {
+        let mut pacer = Pacer::new(u64::from(geometry.frame_interval_ms) * 1_000_000);
+        let mut stretch = 0;
+        let mut pictures = Vec::with_capacity(frames);
+        for frame in read_video(&film, geometry.width, geometry.height, Fit::default())? {
+            let frame = frame?;
+            match pacer.offer(frame.captured_ns) {
+                Pace::Skip => continue,
+                Pace::Take => {}
+                Pace::TakeAfterGap => {
+                    // A gap in time: what was gathered cannot go on.
+                    pictures.clear();
+                    stretch = 0;
+                }
+            }
+            pictures.push(frame.picture);
+            stretch += 1;
+            longest = longest.max(stretch);
+            if pictures.len() == frames {
+                choice.offer(std::mem::replace(&mut pictures, Vec::with_capacity(frames)), &mut dice);
+            }
+        }
+    }
+    if choice.chosen.is_empty() {
+        let interval_ms = geometry.frame_interval_ms;
+        return Err(CalibrationError::TooShort { path: path.into(), longest, frames, interval_ms });
+    }
+    Ok(choice.chosen.into_iter().map(Clip::Film).collect())
+}
+
+/// Keeps of a stream of unknown length a fair choice (Vitter's algorithm R).
+struct Choice<T> {
+    most: usize,
+    met: usize,
+    chosen: Vec<T>,
+}
+
+impl<T> Choice<T> {
+    fn offer(&mut self, item: T, dice: &mut impl Rng) {
+        self.met += 1;
+        if self.chosen.len() < self.most {
+            self.chosen.push(item);
+            return;
+        }
+        let place = dice.random_range(0..self.met);
+        if let Some(held) = self.chosen.get_mut(place) {
+            *held = item;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_choice_is_fair_and_bounded() {
+        let mut times = [0; 20];
+        for seed in 0..2000 {
+            let mut dice = ChaCha8Rng::seed_from_u64(seed);
+            let mut choice = Choice { most: 5, met: 0, chosen: vec![] };
+            (0..20).for_each(|item| choice.offer(item, &mut dice));
+            assert_eq!(choice.chosen.len(), 5);
+            choice.chosen.iter().for_each(|&item: &usize| times[item] += 1);
+        }
+        // 5 of 20, 2000 times: 500 each, with a standard deviation of 19.
+        assert!(times.iter().all(|&n| (400..600).contains(&n)), "{times:?}");
+    }
+}

@@ -1,0 +1,237 @@
+//! Ranges of activations, seen along the whole denoising trajectory by the runtime's own predictor.
+//!
+//! [`observe`] runs the float graphs, with every tensor that could be quantised as a further output, over clips of
+//! real frames: encode, remember, each denoising step, decode. What the tensors hold is counted, never kept, so
+//! memory does not grow with the number of clips. [`Observations::calibrated`] makes ranges of the counts: the
+//! observer's rule chooses a range for each stage of denoising by itself, and the widest ends of all stages count,
+//! since one scale must serve every step.
+
+mod clips;
+mod counts;
+mod error;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use indicatif::ProgressBar;
+use ndarray::Array3;
+use nextclip_core::sampler::{TimeGrid, noise};
+use nextclip_core::{Latents, Picture, manifest};
+use nextclip_predictor::{Predictor, Probe, Settings};
+use nextclip_quant::Observer;
+
+pub use clips::Footage;
+use clips::clips;
+use counts::Counts;
+pub use error::CalibrationError;
+
+use crate::bundle::{Arithmetic, Built};
+use crate::model::Checkpoint;
+use crate::onnx::{Choice, Graph, Precision, Recipe, covers};
+use crate::plan::Plan;
+
+/// Fewer steps than these are not looked at: a daemon may take more than the bundle's own number, and noise
+/// alone would not show what the later steps hold.
+const MIN_STEPS: usize = 4;
+
+/// The rule that was best on the shipped model: its predicted latents keep 25.9 dB of signal to noise, with "mse"
+/// 24.4, "percentile:99.99" 25.4 and "entropy" 20.3.
+pub const DEFAULT_OBSERVER: Observer = Observer::MinMax;
+
+/// What to look at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sight {
+    /// Where frames come from.
+    pub footage: Footage,
+    /// Clips of C + N frames; of films as many as there are, where there are fewer.
+    pub clips: usize,
+    /// Of scenes, of noise, and of the choice among a film's clips.
+    pub seed: u64,
+}
+
+impl Default for Sight {
+    fn default() -> Self {
+        Self { footage: Footage::Scenes, clips: 24, seed: 0 }
+    }
+}
+
+/// What the activations of a checkpoint were seen to hold.
+#[derive(Clone, Debug)]
+pub struct Observations {
+    counts: Counts,
+    sight: Sight,
+    /// Denoising steps of each clip.
+    steps: usize,
+    /// Every layer that can be quantised, by its checkpoint path, in the order of use.
+    layers: Vec<String>,
+}
+
+/// Ranges, and where they came from.
+#[derive(Clone, Debug)]
+pub struct Calibrated {
+    pub(crate) recipe: Arc<Recipe>,
+    observer: Observer,
+    sight: Sight,
+    steps: usize,
+}
+
+/// Runs the checkpoint in single precision over the clips of `sight`, at the sizes of `plan`.
+///
+/// # Errors
+/// A weight that is not a number, footage without a single clip, or a fault of the graphs.
+pub fn observe(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    sight: &Sight,
+    progress: &ProgressBar,
+) -> Result<Observations, CalibrationError> {
+    progress.set_message("reading footage");
+    let clips = clips(sight, &plan.geometry)?;
+    let graphs = Built::new(checkpoint, plan, &Precision::Observed)?;
+    for graph in graphs.iter() {
+        check_weights(graph)?;
+    }
+    let folder = tempfile::tempdir()?;
+    graphs.write(checkpoint, plan, &Arithmetic::Float, folder.path(), &ProgressBar::hidden())?;
+    let steps = plan.sampler.steps.max(MIN_STEPS);
+    let settings = Settings { steps: Some(steps), ..Settings::default() };
+    let predictor = Predictor::open(folder.path(), &settings)?;
+    let grid: Vec<(f32, f32)> = TimeGrid::new(steps, plan.sampler.time_shift)?.steps().collect();
+    let mut run = Run::new(predictor, grid);
+
+    let sight = Sight { clips: clips.len(), ..sight.clone() };
+    progress.set_length(clips.len() as u64);
+    progress.set_message("calibrating");
+    for (index, clip) in clips.into_iter().enumerate() {
+        run.watch(&clip.pictures(), sight.seed, index as u64)?;
+        progress.inc(1);
+    }
+    let mut layers = Vec::new();
+    for used in graphs.iter().flat_map(|graph| &graph.layers) {
+        if !layers.contains(&used.layer) {
+            layers.push(used.layer.clone());
+        }
+    }
+    let counts = run.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(Observations { counts, sight, steps, layers })
+}
+
+impl Observations {
+    /// Every layer that can be quantised, by its checkpoint path, in the order of use.
+    pub fn layers(&self) -> &[String] {
+        &self.layers
+    }
+
+    /// Clips of the same footage to measure on; of scenes they are others than those that were observed.
+    pub(crate) fn unseen_clips(
+        &self,
+        count: usize,
+        plan: &Plan,
+    ) -> Result<Vec<Vec<Picture>>, CalibrationError> {
+        let seed = self.sight.seed.wrapping_add(self.sight.clips as u64);
+        let sight = Sight { clips: count, seed, footage: self.sight.footage.clone() };
+        clips(&sight, &plan.geometry)?.into_iter().map(|clip| Ok(clip.pictures())).collect()
+    }
+
+    /// Ranges by `observer`'s rule, for the layers of `choice`.
+    ///
+    /// # Errors
+    /// A name in `choice` that no layer has.
+    pub fn calibrated(&self, observer: Observer, choice: Choice) -> Result<Calibrated, CalibrationError> {
+        let (Choice::AllBut(names) | Choice::Only(names)) = &choice;
+        if let Some(name) = names.iter().find(|name| !self.layers.iter().any(|layer| covers(name, layer))) {
+            return Err(CalibrationError::NoLayer { name: name.clone(), layers: self.layers.clone() });
+        }
+        let recipe = Arc::new(Recipe { ranges: self.counts.ranges(observer)?, choice });
+        Ok(Calibrated { recipe, observer, sight: self.sight.clone(), steps: self.steps })
+    }
+}
+
+impl Calibrated {
+    /// What the manifest says of a bundle with these graphs.
+    pub(crate) fn provenance<'a>(&self, graphs: impl Iterator<Item = &'a Graph>) -> manifest::Quantisation {
+        let (mut layers, mut kept_float) = (Vec::new(), Vec::new());
+        for graph in graphs {
+            for used in &graph.layers {
+                let (list, entry) = if used.quantised {
+                    (&mut layers, format!("{}: {}", graph.name, used.layer))
+                } else {
+                    (&mut kept_float, used.layer.clone())
+                };
+                if !list.contains(&entry) {
+                    list.push(entry);
+                }
+            }
+        }
+        manifest::Quantisation {
+            observer: self.observer.to_string(),
+            calibration: self.sight.footage.to_string(),
+            seed: self.sight.seed,
+            clips: self.sight.clips,
+            steps: self.steps,
+            layers,
+            kept_float,
+        }
+    }
+}
+
+/// Every weight of the graph must be a number: a scale made of anything else quantises nothing.
+fn check_weights(graph: &Graph) -> Result<(), CalibrationError> {
+    for weight in graph.weights() {
+        if let Some(value) = weight.values().into_iter().find(|value| !value.is_finite()) {
+            return Err(CalibrationError::Weight { name: weight.name().into(), value });
+        }
+    }
+    Ok(())
+}
+
+/// The observed bundle at work.
+struct Run {
+    predictor: Predictor,
+    grid: Vec<(f32, f32)>,
+    counts: Arc<Mutex<Counts>>,
+}
+
+impl Run {
+    fn new(mut predictor: Predictor, grid: Vec<(f32, f32)>) -> Self {
+        let counts = Arc::new(Mutex::new(Counts::new(grid.len())));
+        let shared = counts.clone();
+        predictor.observe(&Probe::new(move |graph, tensor, values| {
+            let mut counts = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.add(graph, tensor, values.as_standard_layout().as_slice().unwrap_or_default());
+        }));
+        Self { predictor, grid, counts }
+    }
+
+    /// One clip: its first C frames are seen, the next N predicted step by step and decoded; the N that came are
+    /// encoded and decoded, too.
+    fn watch(&mut self, pictures: &[Picture], seed: u64, index: u64) -> Result<(), CalibrationError> {
+        let geometry = self.predictor.manifest().geometry;
+        let (c, h, w) = (geometry.latent_channels, geometry.latent_height(), geometry.latent_width());
+        let has_vae = self.predictor.manifest().graphs.decode.is_some();
+        let mut latents: Vec<Array3<f32>> = Vec::with_capacity(pictures.len());
+        for picture in pictures {
+            latents.push(self.predictor.encode(picture)?);
+        }
+        self.predictor.forget();
+        let (seen, came) = latents.split_at(geometry.history);
+        for latent in seen {
+            self.predictor.remember(latent.view())?;
+        }
+        let len = geometry.clip * c * h * w;
+        let mut z =
+            Latents::from_shape_vec((geometry.clip, c, h, w), noise(seed, index, len)).unwrap_or_default();
+        for (step, &(t, t_next)) in self.grid.iter().enumerate() {
+            self.counts.lock().unwrap_or_else(PoisonError::into_inner).at_step(step);
+            z = self.predictor.denoise(&z, t, t_next)?;
+        }
+        if has_vae {
+            let mut clip = Latents::zeros(z.raw_dim());
+            clip.outer_iter_mut().zip(came).for_each(|(mut frame, latent)| frame.assign(latent));
+            for clip in [&z, &clip] {
+                self.predictor.decode(clip)?;
+            }
+        }
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.fault().map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,161 @@
+//! What a graph is made of: tensors, constants, and the finished graph.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use nextclip_core::manifest::{Dtype, TensorSpec};
+
+use super::proto;
+use crate::checkpoint::Weight;
+
+/// A tensor in the graph: an input, a constant or a node's result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+    pub(super) dtype: Dtype,
+}
+
+impl Value {
+    /// Static shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Size along an axis.
+    pub fn size(&self, axis: usize) -> usize {
+        self.shape[axis]
+    }
+
+    /// Number of axes.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{:?}", self.name, self.dtype, self.shape)
+    }
+}
+
+/// Data that a graph carries.
+#[derive(Clone, Debug)]
+pub enum Constant {
+    /// A checkpoint's tensor; it is read when the graph is written.
+    Weight(Weight, Layout),
+    /// The same in 8-bit integers with a scale for each output; quantised when the graph is written.
+    Int8(Weight, Layout),
+    /// Computed by the exporter.
+    F32(Vec<f32>),
+    /// Biases of quantised convolutions.
+    I32(Vec<i32>),
+    /// Zero points of unsigned tensors.
+    U8(Vec<u8>),
+    /// Zero points of signed tensors.
+    I8(Vec<i8>),
+    /// Shapes and indices.
+    I64(Vec<i64>),
+}
+
+impl Constant {
+    /// Element type.
+    pub(super) fn dtype(&self) -> Dtype {
+        match self {
+            Self::Weight(..) | Self::F32(_) => Dtype::F32,
+            Self::Int8(..) | Self::I8(_) => Dtype::I8,
+            Self::U8(_) => Dtype::U8,
+            Self::I32(_) => Dtype::I32,
+            Self::I64(_) => Dtype::I64,
+        }
+    }
+}
+
+/// How a weight lies in the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// As in the checkpoint.
+    AsStored,
+    /// Columns first: a linear layer's (out, in), with further axes counted to `in`, becomes (in, out).
+    Transposed,
+}
+
+impl Layout {
+    /// The shape that a weight has in the graph.
+    pub(super) fn shape(self, weight: &Weight) -> Vec<usize> {
+        match self {
+            Self::AsStored => weight.shape().to_vec(),
+            Self::Transposed => vec![weight.shape()[1..].iter().product(), weight.shape()[0]],
+        }
+    }
+
+    /// The axis of that shape which counts outputs.
+    pub(super) fn output_axis(self) -> usize {
+        match self {
+            Self::AsStored => 0,
+            Self::Transposed => 1,
+        }
+    }
+
+    /// The weight's values as they lie in the graph.
+    pub(super) fn values(self, weight: &Weight) -> Vec<f32> {
+        match self {
+            Self::AsStored => weight.values(),
+            Self::Transposed => transposed(&weight.values(), weight.shape()[0]),
+        }
+    }
+}
+
+/// Rows to columns of a matrix with `rows` rows.
+fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
+    let columns = values.len() / rows.max(1);
+    (0..values.len()).map(|cell| values[cell % rows * columns + cell / rows]).collect()
+}
+
+/// A layer that can be computed in 8-bit arithmetic, as one graph has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerUse {
+    /// Its place in the checkpoint: `llm.layers.0.self_attn.o_proj`.
+    pub layer: String,
+    /// Activations that are quantised where the layer is: what it reads, and of a convolution what it makes.
+    pub tensors: Vec<String>,
+    /// Whether it is quantised in this graph.
+    pub quantised: bool,
+}
+
+/// A finished graph.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    /// Its name, as in the manifest.
+    pub name: &'static str,
+    /// Nodes in an order in which they can run.
+    pub(super) nodes: Vec<proto::Node>,
+    /// Constants by name, with their shapes.
+    pub(super) constants: BTreeMap<String, (Vec<usize>, Constant)>,
+    /// Inputs, in order.
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs, in order.
+    pub outputs: Vec<TensorSpec>,
+    /// Layers that can be quantised, in the order of their use.
+    pub layers: Vec<LayerUse>,
+}
+
+impl Graph {
+    /// The checkpoint's tensors in the graph.
+    pub fn weights(&self) -> impl Iterator<Item = &Weight> {
+        self.constants.values().filter_map(|(_, constant)| match constant {
+            Constant::Weight(weight, _) | Constant::Int8(weight, _) => Some(weight),
+            _ => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_become_columns() {
+        assert_eq!(transposed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+}

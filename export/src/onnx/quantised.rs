@@ -1,0 +1,249 @@
+//! 8-bit forms of layers, in the shape that ONNX Runtime's CPU provider turns into integer kernels.
+//!
+//! Activations and weights go through `QuantizeLinear` and `DequantizeLinear` around an operator that stays as it
+//! is; the runtime fuses the three. Which forms it fuses, and fast, was measured:
+//! - activations must be unsigned and weights signed; signed activations are turned around by the runtime itself, but
+//!   not where several layers read them or behind an enlargement, which then stay in float;
+//! - a matrix product without a bias becomes `MatMulIntegerToFloat`;
+//! - the products of attention stay in float: each is small and both sides change, so that integers hardly gain, and
+//!   8 bits for attention weights cost the shipped model 8 dB of the latents' signal-to-noise ratio;
+//! - a convolution must have its result quantised too, to become `QLinearConv`.
+//!
+//! On processors where such products saturate, the runtime is told to be exact instead (`nextclip-predictor` asks for
+//! it).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use nextclip_core::manifest::{Dtype, TensorSpec};
+use nextclip_quant::{ChannelWeights, Error, Params, Scheme, per_channel_mse};
+
+use super::builder::GraphBuilder;
+use super::graph::{Constant, LayerUse, Layout, Value};
+use super::layers::{Conv, Linear, path};
+use super::operators::int;
+use crate::checkpoint::Weight;
+
+/// Layers at the borders of the model stay in single precision: they are small, and their errors are the
+/// result's or everyone's.
+const ENDS: [&str; 6] = [
+    "encoder.conv_in",
+    "encoder.conv_out",
+    "quant_conv",
+    "post_quant_conv",
+    "decoder.conv_in",
+    "decoder.conv_out",
+];
+
+/// Fewer channels than these, in or out, leave integer kernels nothing to do.
+const MIN_CHANNELS: usize = 16;
+
+/// What the builder makes of layers.
+#[derive(Clone, Debug, Default)]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    Float,
+    /// Single precision, and what quantised layers would read and make is an output of the graph, named after the
+    /// tensor with [`nextclip_predictor::OBSERVED`] before it.
+    Observed,
+    /// 8-bit integers where the recipe says so.
+    Int8(Arc<Recipe>),
+}
+
+/// Least and greatest value by graph and tensor.
+pub type Ranges = BTreeMap<(String, String), (f32, f32)>;
+
+/// Ranges of activations, and the layers that are quantised.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recipe {
+    /// Of every tensor that quantised layers read, and that convolutions make.
+    pub ranges: Ranges,
+    /// Which of the layers that can be quantised are.
+    pub choice: Choice,
+}
+
+/// A choice of layers. A name stands for the layer and for all below it: `llm.layers.0` has six.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// All but these.
+    AllBut(Vec<String>),
+    /// No other than these.
+    Only(Vec<String>),
+}
+
+impl Default for Choice {
+    fn default() -> Self {
+        Self::AllBut(vec![])
+    }
+}
+
+impl Choice {
+    /// Whether the layer is quantised.
+    pub fn takes(&self, layer: &str) -> bool {
+        let named = |names: &[String]| names.iter().any(|name| covers(name, layer));
+        match self {
+            Self::AllBut(names) => !named(names),
+            Self::Only(names) => named(names),
+        }
+    }
+}
+
+/// Whether `name` is the layer or a place above it.
+pub(crate) fn covers(name: &str, layer: &str) -> bool {
+    layer.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// A weight in 8-bit integers with a scale for each output, laid out as the graph has it.
+pub(super) fn int8_weight(weight: &Weight, layout: Layout) -> Result<ChannelWeights, Error> {
+    per_channel_mse(&layout.values(weight), &layout.shape(weight), layout.output_axis())
+}
+
+impl GraphBuilder {
+    /// Activation and weight of a linear layer in the form that this graph gives it.
+    pub(super) fn linear_operands(&mut self, x: &Value, layer: &Linear) -> (Value, Value) {
+        let small = layer.weight.shape().iter().any(|&size| size < MIN_CHANNELS);
+        // With a bias the runtime fuses the product into a float kernel, or fails to load.
+        if !small && layer.bias.is_none() && self.is_quantised(place(&layer.weight), &[x]) {
+            let x = self.quantised_activation(x);
+            let (weight, _) = self.quantised_weight(&layer.weight, Layout::Transposed);
+            return (x, weight);
+        }
+        (x.clone(), self.weight(&layer.weight, Layout::Transposed))
+    }
+
+    /// A convolution in the form that this graph gives it.
+    pub(super) fn conv_layer(&mut self, x: &Value, conv: &Conv, stride: usize, pads: [usize; 4]) -> Value {
+        let bias = |g: &mut Self| g.weight(&conv.bias, Layout::AsStored);
+        let float = |g: &mut Self| {
+            let (weight, bias) = (g.weight(&conv.weight, Layout::AsStored), bias(g));
+            g.conv2d(x, &weight, &bias, stride, pads)
+        };
+        let small = conv.weight.shape()[..2].iter().any(|&size| size < MIN_CHANNELS);
+        if small || ENDS.contains(&place(&conv.weight).as_str()) {
+            return float(self);
+        }
+        if !matches!(self.precision, Precision::Int8(_)) {
+            let y = float(self);
+            self.is_quantised(place(&conv.weight), &[x, &y]);
+            return y;
+        }
+        if !self.is_quantised(place(&conv.weight), &[x]) {
+            return float(self);
+        }
+        let params = self.params_of(x);
+        let x = self.quantised_activation(x);
+        let (weight, scales) = self.quantised_weight(&conv.weight, Layout::AsStored);
+        let bias = self.quantised_bias(&conv.bias, &scales, params.scale);
+        let y = self.conv2d(&x, &weight, &bias, stride, pads);
+        self.through_8_bits(&y)
+    }
+
+    /// Notes the use of a layer that can be quantised, and whether it is. `tensors` are made outputs where the
+    /// graph is observed.
+    fn is_quantised(&mut self, layer: String, tensors: &[&Value]) -> bool {
+        let quantised = match &self.precision {
+            Precision::Float | Precision::Observed => false,
+            Precision::Int8(recipe) => recipe.choice.takes(&layer),
+        };
+        if matches!(self.precision, Precision::Observed) {
+            tensors.iter().for_each(|tensor| self.observe(tensor));
+        }
+        let tensors = tensors.iter().map(|tensor| tensor.name.clone()).collect();
+        self.graph.layers.push(LayerUse { layer, tensors, quantised });
+        quantised
+    }
+
+    fn observe(&mut self, tensor: &Value) {
+        let name = format!("{}{}", nextclip_predictor::OBSERVED, tensor.name);
+        if self.graph.outputs.iter().all(|output| output.name != name) {
+            let spec = TensorSpec { name, dtype: tensor.dtype, shape: tensor.shape.clone() };
+            self.output(&spec, tensor);
+        }
+    }
+
+    /// A float tensor as it is after quantisation. It is quantised once however many layers read it, and each reads
+    /// it through a `DequantizeLinear` of its own: a shared one is not fused.
+    fn quantised_activation(&mut self, x: &Value) -> Value {
+        match self.quantised.get(&x.name) {
+            Some((integers, params)) => {
+                let (integers, params) = (integers.clone(), *params);
+                self.dequantised(&integers, params)
+            }
+            None => self.through_8_bits(x),
+        }
+    }
+
+    fn through_8_bits(&mut self, x: &Value) -> Value {
+        let params = self.params_of(x);
+        let [scale, zero] = self.scale_and_zero(params);
+        let integers = self.node("QuantizeLinear", &[x, &scale, &zero], vec![], &x.shape, Dtype::U8);
+        let back = self.dequantised(&integers, params);
+        // Who reads the result reads these very integers, and need not quantise again.
+        for name in [&x.name, &back.name] {
+            self.quantised.insert(name.clone(), (integers.clone(), params));
+        }
+        back
+    }
+
+    fn dequantised(&mut self, integers: &Value, params: Params) -> Value {
+        let [scale, zero] = self.scale_and_zero(params);
+        self.node("DequantizeLinear", &[integers, &scale, &zero], vec![], &integers.shape, Dtype::F32)
+    }
+
+    /// Scale and zero point, from 0 to 255.
+    fn scale_and_zero(&mut self, params: Params) -> [Value; 2] {
+        let zero = (i16::from(params.zero_point) + 128) as u8;
+        [self.scalar(params.scale), self.constant(format!("u8 {zero}"), &[], Constant::U8(vec![zero]))]
+    }
+
+    /// How the recipe quantises a tensor.
+    fn params_of(&self, x: &Value) -> Params {
+        if let Some((_, params)) = self.quantised.get(&x.name) {
+            return *params;
+        }
+        let Precision::Int8(recipe) = &self.precision else { unreachable!("only 8-bit graphs quantise") };
+        let site = (self.graph.name.to_owned(), x.name.clone());
+        let range = recipe.ranges.get(&site);
+        let &(low, high) = range.unwrap_or_else(|| panic!("no range of {} in graph {}", x, self.graph.name));
+        Params::of_range(low, high, Scheme::Asymmetric)
+    }
+
+    /// A weight as it is after quantisation, and its scales.
+    fn quantised_weight(&mut self, weight: &Weight, layout: Layout) -> (Value, Vec<f32>) {
+        let (shape, axis) = (layout.shape(weight), layout.output_axis());
+        // Calibration has looked at every weight before a recipe exists.
+        let scales =
+            int8_weight(weight, layout).unwrap_or_else(|error| panic!("{}: {error}", weight.name())).scales;
+        let name = format!("{} int8", weight.name());
+        let scale = self.table(&format!("{name} scale"), &[scales.len()], scales.clone());
+        let zeros = Constant::I8(vec![0; scales.len()]);
+        let zero = self.constant(format!("{name} zero"), &[scales.len()], zeros);
+        let integers = self.constant(name, &shape, Constant::Int8(weight.clone(), layout));
+        let axis = int("axis", axis as i64);
+        let back = self.node("DequantizeLinear", &[&integers, &scale, &zero], vec![axis], &shape, Dtype::F32);
+        (back, scales)
+    }
+
+    /// A bias in the accumulator's unit: activation scale times weight scale.
+    fn quantised_bias(&mut self, bias: &Weight, weight_scales: &[f32], x_scale: f32) -> Value {
+        let scales: Vec<f32> = weight_scales.iter().map(|scale| scale * x_scale).collect();
+        let steps = |(bias, scale): (&f32, &f32)| {
+            let steps = (f64::from(*bias) / f64::from(*scale)).round_ties_even();
+            steps.clamp(f64::from(i32::MIN), f64::from(i32::MAX)) as i32
+        };
+        let integers = bias.values().iter().zip(&scales).map(steps).collect();
+        let (name, len) = (format!("{} int32", bias.name()), scales.len());
+        let scale = self.table(&format!("{name} scale"), &[len], scales);
+        let zero = self.constant(format!("{name} zero"), &[len], Constant::I32(vec![0; len]));
+        let integers = self.constant(name, &[len], Constant::I32(integers));
+        let axis = int("axis", 0);
+        self.node("DequantizeLinear", &[&integers, &scale, &zero], vec![axis], &[len], Dtype::F32)
+    }
+}
+
+/// A layer's place in the checkpoint, without the range of rows where only these are computed.
+fn place(weight: &Weight) -> String {
+    let path = path(weight);
+    path.split_once('[').map_or(path.clone(), |(whole, _)| whole.to_owned())
+}
