@@ -40,8 +40,7 @@ fn how_time_is_split_into_calls_does_not_matter() {
 fn training_and_held_out_clips_differ() {
     for seed in 0..200 {
         let picture = |split| Scene::new(split, seed, 24, 24).render();
-        let [train, validation, held_out] =
-            [Split::Train, Split::Validation, Split::HeldOut].map(picture);
+        let [train, validation, held_out] = [Split::Train, Split::Validation, Split::HeldOut].map(picture);
         assert!(train != held_out && train != validation && validation != held_out, "seed {seed}");
     }
     let first = |split, seed| Scene::new(split, seed, 16, 16).render();
