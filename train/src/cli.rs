@@ -62,6 +62,13 @@ struct Common {
     /// Time between frames, in milliseconds.
     #[arg(long, default_value_t = 200)]
     interval_ms: u32,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// How it is computed.
+#[derive(Debug, Args)]
+struct Machine {
     /// Seed of everything random.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -188,15 +195,8 @@ struct FinetuneArgs {
     /// Share of clips trained at t = 0, where a one-step sampler stands.
     #[arg(long, default_value_t = 0.5)]
     pure_noise: f64,
-    /// Seed of everything random.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Arithmetic of a step; "auto" takes bf16 where the processor multiplies it, else fp32.
-    #[arg(long, value_enum, default_value = "auto")]
-    precision: Precision,
-    /// Threads of the matrix products.
-    #[arg(long)]
-    threads: Option<i32>,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 impl Cli {
@@ -225,23 +225,25 @@ impl Common {
             frame_interval_ms: self.interval_ms,
         };
         geometry.validate()?;
-        let (kind, device) = machine(self.precision, self.threads);
+        let (kind, device) = self.machine.resolve();
         Ok((geometry, kind, device))
     }
 }
 
-/// Arithmetic and device; sets the number of threads.
-fn machine(precision: Precision, threads: Option<i32>) -> (Kind, Device) {
-    let device = Device::cuda_if_available();
-    if let Some(threads) = threads {
-        tch::set_num_threads(threads);
+impl Machine {
+    /// Arithmetic and device, after the number of threads is set.
+    fn resolve(&self) -> (Kind, Device) {
+        if let Some(threads) = self.threads {
+            tch::set_num_threads(threads);
+        }
+        let device = Device::cuda_if_available();
+        let kind = match self.precision {
+            Precision::Auto => params::fastest_kind(device),
+            Precision::Bf16 => Kind::BFloat16,
+            Precision::Fp32 => Kind::Float,
+        };
+        (kind, device)
     }
-    let kind = match precision {
-        Precision::Auto => params::fastest_kind(device),
-        Precision::Bf16 => Kind::BFloat16,
-        Precision::Fp32 => Kind::Float,
-    };
-    (kind, device)
 }
 
 impl FinetuneArgs {
@@ -250,7 +252,7 @@ impl FinetuneArgs {
         if let Some(rank) = self.lora {
             anyhow::ensure!((1..=256).contains(&rank), "--lora {rank} is not in 1..256");
         }
-        let (compute, device) = machine(self.precision, self.threads);
+        let (compute, device) = self.machine.resolve();
         let plan = finetune::Plan {
             checkpoint: self.checkpoint,
             origins: self.video,
@@ -263,7 +265,7 @@ impl FinetuneArgs {
             validate_every: self.validate_every.max(1),
             lr: self.lr.unwrap_or(if self.lora.is_some() { 1e-3 } else { 3e-4 }),
             pure_noise: self.pure_noise,
-            seed: self.seed,
+            seed: self.machine.seed,
             compute,
             device,
         };
@@ -304,7 +306,7 @@ impl VaeArgs {
             lr: self.lr,
             rule: self.optimiser,
             muon_ratio: self.muon_ratio,
-            seed: self.common.seed,
+            seed: self.common.machine.seed,
             pool: self.pool,
             compute,
             device,
@@ -345,7 +347,7 @@ impl PredictorArgs {
                 average: 0.999,
                 muon_ratio: self.muon_ratio,
             },
-            seed: self.common.seed,
+            seed: self.common.machine.seed,
             pool: self.pool,
             pure_noise: self.pure_noise,
             unconditional: self.unconditional,
