@@ -1,6 +1,7 @@
 //! How good a predictor is while it is trained, on clips that it does not learn from.
 
 use anyhow::{Result, ensure};
+use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
 use nextclip_core::{Geometry, metrics, sampler};
 use nextclip_scenes::Split;
 use tch::{Kind, Tensor};
@@ -30,6 +31,8 @@ struct Set {
     latents: Tensor,
     /// Real pictures that the prediction is for, (n, N, 3, H, W), in [-1, 1].
     truth: Tensor,
+    /// The last real picture before them, (n, 1, 3, H, W).
+    last: Tensor,
     last_frame_db: f64,
 }
 
@@ -48,8 +51,8 @@ impl Validation {
         Ok(Self { sets, seed: plan.seed })
     }
 
-    /// PSNR of the one-step prediction above that of the last frame repeated, in decibels: the mean over
-    /// the sources by their weights. The log names each.
+    /// PSNR of what the daemon would show after one step above that of the last frame repeated: the mean over
+    /// the sources by their weights, in decibels. The log names each.
     pub(crate) fn gain_db(&self, model: &Transformer<'_>, vae: &Vae<'_>) -> f64 {
         let gains: Vec<f64> = self.sets.iter().map(|set| set.gain_db(self.seed, model, vae)).collect();
         let named = self.sets.iter().zip(&gains).map(|(set, gain)| format!("{:?} {gain:+.2} dB", set.what));
@@ -70,8 +73,9 @@ impl Set {
         let latents = by_clip(&tch::no_grad(|| vae.encode(frames)));
         let frames = by_clip(frames);
         let truth = frames.narrow(1, history, clip);
-        let last_frame_db = mean_psnr_db(&(&truth - frames.narrow(1, history - 1, 1)));
-        Self { what: origin.what.clone(), weight: origin.weight, latents, truth, last_frame_db }
+        let last = frames.narrow(1, history - 1, 1);
+        let last_frame_db = mean_psnr_db(&(&truth - &last));
+        Self { what: origin.what.clone(), weight: origin.weight, latents, truth, last, last_frame_db }
     }
 
     fn gain_db(&self, seed: u64, model: &Transformer<'_>, vae: &Vae<'_>) -> f64 {
@@ -89,9 +93,20 @@ impl Set {
                 clip_sizes: &[history as usize, clip as usize],
             });
             let decoded = vae.decode(&estimate.flatten(0, 1)).clamp(-1.0, 1.0).reshape(self.truth.size());
-            mean_psnr_db(&(decoded - &self.truth)) - self.last_frame_db
+            mean_psnr_db(&(keep_unchanged(&decoded, &self.last) - &self.truth)) - self.last_frame_db
         })
     }
+}
+
+/// What the daemon shows of predicted pictures (n, N, 3, H, W) in [-1, 1] after `last` (n, 1, 3, H, W): the
+/// formula is [`nextclip_core::compositing`]'s.
+fn keep_unchanged(predicted: &Tensor, last: &Tensor) -> Tensor {
+    let change = predicted - last;
+    let (side, margin) = (2 * CHANGE_RADIUS as i64 + 1, CHANGE_RADIUS as i64);
+    let size = (&change * 127.5).abs().amax([2], false);
+    let size = size.avg_pool2d([side, side], [1, 1], [margin, margin], false, false, None);
+    let share = ((size - f64::from(CHANGE_LEVELS)) / f64::from(CHANGE_SOFTNESS)).sigmoid();
+    last + change * share.unsqueeze(2)
 }
 
 /// Up to `wanted` windows of history and clip, each (F, H, W, 3), evenly spread over the origin's validation

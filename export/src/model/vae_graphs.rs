@@ -1,6 +1,7 @@
 //! The two graphs of the VAE: frames to latents, latents to frames.
 
 use nextclip_core::Geometry;
+use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
 use nextclip_core::manifest::{CacheShape, Dtype, TensorSpec};
 use nextclip_predictor::{DECODE, ENCODE, GraphSpecs};
 
@@ -74,15 +75,8 @@ pub fn decode(
     g.finish()
 }
 
-/// A predicted change of this many levels, the largest of the channels and the mean of 5 x 5 pixels, counts half.
-const CHANGE_LEVELS: f32 = 12.0;
-/// How many levels around it the passage from kept to predicted takes.
-const CHANGE_SOFTNESS: f32 = 3.0;
-const CHANGE_RADIUS: usize = 2;
-
-/// Change-gated compositing: `m predicted + (1 - m) last`, `m = sigmoid((change - 12) / 3)` where `gate` is 1,
-/// and m = 1 where it is 0. samples (B * N, 3, H, W), 0 to 255; last_frames (B, H, W, 3). Where all of the picture
-/// moves, all of it is predicted.
+/// Change-gated compositing where `gate` is 1; where it is 0 everything is predicted. samples (B * N, 3, H, W), 0 to
+/// 255; last_frames (B, H, W, 3). The formula: [`nextclip_core::compositing`].
 fn keep_unchanged(
     g: &mut GraphBuilder,
     samples: &Value,

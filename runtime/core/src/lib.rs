@@ -18,6 +18,7 @@
 //! ```
 
 pub mod checkpoint;
+pub mod compositing;
 mod geometry;
 mod history;
 mod ledger;
