@@ -189,7 +189,7 @@ struct FinetuneArgs {
     /// Steps between two validations.
     #[arg(long, default_value_t = 100)]
     validate_every: u64,
-    /// Learning rate of the predictor at its height; 1e-3 with --lora, 3e-4 without, if not given.
+    /// Learning rate of the predictor at its height; 1e-3 with --lora, 1e-4 without, if not given.
     #[arg(long)]
     lr: Option<f64>,
     /// Share of clips trained at t = 0, where a one-step sampler stands.
@@ -263,7 +263,7 @@ impl FinetuneArgs {
             steps: self.steps,
             patience: self.patience,
             validate_every: self.validate_every.max(1),
-            lr: self.lr.unwrap_or(if self.lora.is_some() { 1e-3 } else { 3e-4 }),
+            lr: self.lr.unwrap_or(if self.lora.is_some() { 1e-3 } else { 1e-4 }),
             pure_noise: self.pure_noise,
             seed: self.machine.seed,
             compute,
