@@ -16,9 +16,10 @@ use tch::{Device, Kind};
 #[command(
     version,
     after_help = "\
-Example, the shipped model (about two hours on two cores with AVX512-BF16):
-  nextclip-train vae       --run runs/base
-  nextclip-train predictor --run runs/base --checkpoint models/base --name base
+Example, a model of generated scenes (about two hours on two cores with AVX512-BF16; scripts/train-base is how the
+shipped one was trained):
+  nextclip-train vae       --run runs/mine
+  nextclip-train predictor --run runs/mine --checkpoint models/mine --name mine
 Both go on where they stopped when they are started again with the same --run."
 )]
 pub(crate) struct Cli {
