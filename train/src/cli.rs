@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nextclip_core::Geometry;
 use nextclip_core::checkpoint::Trained;
+use nextclip_train::fit::Course;
 use nextclip_train::footage::Origin;
 use nextclip_train::optim::{Rule, Schedule, Settings};
 use nextclip_train::{checkpoint, finetune, params, train_predictor, train_vae, transformer, vae};
@@ -178,24 +179,30 @@ struct FinetuneArgs {
     /// Train low-rank changes of this rank (LoRA) instead of all weights of the predictor.
     #[arg(long)]
     lora: Option<i64>,
-    /// Steps of the decoder; 0 leaves it as it is.
-    #[arg(long, default_value_t = 1500)]
-    decoder_steps: u64,
-    /// Steps of the predictor, at most.
-    #[arg(long, default_value_t = 3000)]
+    /// Optimiser steps, at most.
+    #[arg(long, default_value_t = 1000)]
     steps: u64,
-    /// Validations without a new best before the predictor stops.
+    /// Validations without a new best before it stops; 0 goes on to the last step.
     #[arg(long, default_value_t = 4)]
     patience: u64,
     /// Steps between two validations.
     #[arg(long, default_value_t = 100)]
     validate_every: u64,
-    /// Learning rate of the predictor at its height; 1e-3 with --lora, 1e-4 without, if not given.
+    /// Windows a step.
+    #[arg(long, default_value_t = 2)]
+    batch: usize,
+    /// Learning rate at its height, falling to zero; 1e-3 with --lora, 3e-4 without, if not given.
     #[arg(long)]
     lr: Option<f64>,
-    /// Share of clips trained at t = 0, where a one-step sampler stands.
-    #[arg(long, default_value_t = 0.5)]
+    /// Clips of generated scenes held in memory, where "scenes" is among the videos.
+    #[arg(long, default_value_t = 1000)]
+    pool: usize,
+    /// Share of windows trained at t = 0, where a one-step sampler stands.
+    #[arg(long, default_value_t = 0.8)]
     pure_noise: f64,
+    /// Share of windows that continue the model's own prediction, for steadiness further ahead.
+    #[arg(long, default_value_t = 0.2)]
+    own_past: f64,
     #[command(flatten)]
     machine: Machine,
 }
@@ -253,19 +260,31 @@ impl FinetuneArgs {
         if let Some(rank) = self.lora {
             anyhow::ensure!((1..=256).contains(&rank), "--lora {rank} is not in 1..256");
         }
+        check_share("own-past", self.own_past)?;
         let (compute, device) = self.machine.resolve();
+        let lr = self.lr.unwrap_or(if self.lora.is_some() { 1e-3 } else { 3e-4 });
         let plan = finetune::Plan {
+            course: Course {
+                dir: self.run.unwrap_or_else(|| self.out.join("run")),
+                steps: self.steps,
+                validate_every: self.validate_every.max(1),
+                patience: (self.patience > 0).then_some(self.patience),
+                schedule: Schedule { peak: lr, warm_up: 50, decay: self.steps, steps: self.steps },
+                optimiser: Settings {
+                    // Of a low-rank change every direction is not alike.
+                    rule: if self.lora.is_some() { Rule::Adamw } else { Rule::Muon },
+                    average: 0.99,
+                    ..Settings::default()
+                },
+            },
             checkpoint: self.checkpoint,
-            origins: self.video,
-            dir: self.run.unwrap_or_else(|| self.out.join("run")),
             out: self.out,
+            origins: self.video,
             lora: self.lora,
-            decoder_steps: self.decoder_steps,
-            steps: self.steps,
-            patience: self.patience,
-            validate_every: self.validate_every.max(1),
-            lr: self.lr.unwrap_or(if self.lora.is_some() { 1e-3 } else { 1e-4 }),
+            batch: self.batch,
+            pool: self.pool,
             pure_noise: self.pure_noise,
+            own_past: self.own_past,
             seed: self.machine.seed,
             compute,
             device,
@@ -295,18 +314,26 @@ impl VaeArgs {
             self.crop
         );
         let plan = train_vae::Plan {
-            dir: self.common.run.clone(),
+            course: Course {
+                dir: self.common.run.clone(),
+                steps: self.steps,
+                validate_every: 500,
+                patience: None,
+                schedule: Schedule { peak: self.lr, warm_up: 100, decay: self.steps, steps: self.steps },
+                optimiser: Settings {
+                    rule: self.optimiser,
+                    weight_decay: 0.01,
+                    average: 0.998,
+                    muon_ratio: self.muon_ratio,
+                    ..Settings::default()
+                },
+            },
             from: self.from,
             origins: self.common.source,
-            decoder_only: false,
             config: vae::small_config(),
             geometry,
-            steps: self.steps,
             batch: self.batch,
             crop: self.crop,
-            lr: self.lr,
-            rule: self.optimiser,
-            muon_ratio: self.muon_ratio,
             seed: self.common.machine.seed,
             pool: self.pool,
             compute,
@@ -328,26 +355,29 @@ impl PredictorArgs {
             checkpoint::load_vae(self.from.as_ref().unwrap_or(&self.common.run), compute, device)
                 .context("the predictor learns on latents: run `nextclip-train vae` first, or give --from")?;
         let plan = train_predictor::Plan {
-            dir: self.common.run.clone(),
+            course: Course {
+                dir: self.common.run.clone(),
+                steps: self.steps,
+                validate_every: 500,
+                patience: None,
+                schedule: Schedule {
+                    peak: self.lr,
+                    warm_up: 100,
+                    decay: self.decay_steps,
+                    steps: self.steps,
+                },
+                optimiser: Settings {
+                    rule: self.optimiser,
+                    muon_ratio: self.muon_ratio,
+                    ..Settings::default()
+                },
+            },
             from: self.from,
             origins: self.common.source,
             config: transformer::small_config(),
             geometry,
             lora: None,
-            steps: self.steps,
-            validate_every: 500,
-            patience: None,
             batch: self.batch,
-            schedule: Schedule { peak: self.lr, warm_up: 100, decay: self.decay_steps, steps: self.steps },
-            optimiser: Settings {
-                rule: self.optimiser,
-                betas: (0.9, 0.95),
-                eps: 1e-8,
-                weight_decay: 0.05,
-                clip_norm: 1.0,
-                average: 0.999,
-                muon_ratio: self.muon_ratio,
-            },
             seed: self.common.machine.seed,
             pool: self.pool,
             pure_noise: self.pure_noise,

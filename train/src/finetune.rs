@@ -1,42 +1,51 @@
-//! Adapts a checkpoint to one camera: first the decoder to how its pictures look, then the predictor to how
-//! things move there. Both stop by the part of the footage that neither learns from.
+//! Trains predictor and decoder together, on pixels as the daemon shows them: the last stage of every model, and what
+//! adapts one to a camera.
+//!
+//! Latents of the mean are not the latents of the mean picture: a predictor that was trained on latents leaves the
+//! decoder with blends that it never saw. Here both learn from the picture that comes out at the end, compositing
+//! included, and from clips that continue the model's own prediction (self-forcing). The encoder stays as it is.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use nextclip_core::Geometry;
-use nextclip_core::checkpoint::{Trained, TransformerConfig};
-use tch::{Device, Kind};
+use nextclip_core::checkpoint::{Trained, TransformerConfig, VaeConfig};
+use nextclip_core::{Geometry, sampler};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tch::{Device, Kind, Tensor};
 
-use crate::footage::Origin;
-use crate::optim::{Rule, Schedule, Settings};
-use crate::{checkpoint, train_predictor, train_vae};
+use crate::checkpoint;
+use crate::fit::{Course, fit};
+use crate::footage::{self, Origin};
+use crate::gradients;
+use crate::params::Params;
+use crate::pool::Pool;
+use crate::train_predictor::{HISTORY_T_MIN, SHORTEST_HISTORY, noised};
+use crate::transformer::{Sequence, Transformer};
+use crate::vae::Vae;
+use crate::validation::{Validation, keep_unchanged};
 
 /// What the user chose.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// Length, pace and run folder.
+    pub course: Course,
     /// Checkpoint to start from.
     pub checkpoint: PathBuf,
-    /// The camera's normal footage.
-    pub origins: Vec<Origin>,
-    /// Where the adapted checkpoint is written.
+    /// Where the adapted checkpoint is written; the folder's name is the model's.
     pub out: PathBuf,
-    /// Folder of the run: state, losses, curves.
-    pub dir: PathBuf,
+    /// Sources, drawn by their weights: a camera's normal footage, or all that a base model learns from.
+    pub origins: Vec<Origin>,
     /// Rank of low-rank changes to the predictor; all of its weights without.
     pub lora: Option<i64>,
-    /// Optimiser steps of the decoder; 0 leaves it as it is.
-    pub decoder_steps: u64,
-    /// Optimiser steps of the predictor, at most.
-    pub steps: u64,
-    /// Validations without a new best before the predictor stops.
-    pub patience: u64,
-    /// Steps between two validations.
-    pub validate_every: u64,
-    /// Learning rate of the predictor.
-    pub lr: f64,
-    /// Share of clips trained at t = 0.
+    /// Windows a step.
+    pub batch: usize,
+    /// Clips of generated scenes held in memory, where they are a source.
+    pub pool: usize,
+    /// Share of windows at t = 0, where a one-step sampler stands.
     pub pure_noise: f64,
+    /// Share of windows whose history ends with the model's own prediction, where the footage is long enough.
+    pub own_past: f64,
     /// Seed of everything random.
     pub seed: u64,
     /// Arithmetic of a step.
@@ -45,90 +54,175 @@ pub struct Plan {
     pub device: Device,
 }
 
-/// Learning rate of the decoder at its height.
-const DECODER_LR: f64 = 5e-4;
-/// Share of steps that estimate the first clip, which has no history.
-const UNCONDITIONAL: f64 = 0.1;
-/// Windows a step.
-const BATCH: usize = 2;
+/// Weight of the decoder's picture without compositing: it must stay good where nothing covers it.
+const DECODER_WEIGHT: f64 = 0.3;
+/// Weight of the estimate's latents: they are the history of what is predicted next.
+const LATENT_WEIGHT: f64 = 0.3;
+/// Weight of plain reconstruction, which the decoder must not forget.
+const RECONSTRUCTION_WEIGHT: f64 = 0.2;
+/// Added to a frame's mean squared error on the scale of [-1, 1] before its logarithm: 40 dB. A frame that is better
+/// has little more to gain.
+const PIXEL_FLOOR: f64 = 4e-4;
+/// The same of latents, whose variance is 1.
+const LATENT_FLOOR: f64 = 0.02;
 
 /// Adapts, or goes on, and writes the checkpoint.
 pub fn run(plan: &Plan) -> Result<()> {
-    let (config, trained) = checkpoint::load_transformer_config(&plan.checkpoint)?;
-    let (vae_config, mut vae) = checkpoint::load_vae(&plan.checkpoint, plan.compute, plan.device)?;
-    if plan.decoder_steps > 0 {
-        log::info!("the decoder, {} steps", plan.decoder_steps);
-        let decoder = decoder_plan(plan, &vae_config, trained.geometry);
-        let before = train_vae::validation_db(&decoder, &vae)?;
-        let adapted = train_vae::train(&decoder)?;
-        let after = train_vae::validation_db(&decoder, &adapted)?;
-        log::info!("reconstruction {before:.2} dB before, {after:.2} dB after");
-        if after > before {
-            vae = adapted;
-        }
-    }
-    log::info!("the predictor, {} steps at most", plan.steps);
-    let predictor = predictor_plan(plan, &config, trained.geometry);
-    let params = train_predictor::train(&predictor, &vae_config, &vae)?;
     let name = plan.out.file_name().context("the checkpoint's folder needs a name")?;
-    let trained =
-        Trained { name: name.to_string_lossy().into_owned(), steps: trained.steps + plan.steps, ..trained };
-    checkpoint::save_transformer(&plan.out, &config, trained, &params, Kind::Half)?;
-    checkpoint::save_vae(&plan.out, &vae_config, &vae, Kind::Half)
+    let (config, trained) = checkpoint::load_transformer_config(&plan.checkpoint)?;
+    let (vae_config, vae) = checkpoint::load_vae(&plan.checkpoint, plan.compute, plan.device)?;
+    let model = Model { config, vae: vae_config, geometry: trained.geometry, device: plan.device };
+
+    let mut params =
+        Params::new(&crate::transformer::specs(&model.config, &model.geometry), 0, plan.compute, plan.device);
+    params.assign(&checkpoint::load_transformer(&plan.checkpoint)?)?;
+    if let Some(rank) = plan.lora {
+        params.add_lora(rank, plan.seed);
+    }
+    let mut params = train(plan, &model, params.union(vae))?;
+    params.merge_lora();
+
+    let (vae, transformer) = params.partition(is_autoencoders);
+    let trained = Trained {
+        name: name.to_string_lossy().into_owned(),
+        steps: trained.steps + plan.course.steps,
+        ..trained
+    };
+    checkpoint::save_transformer(&plan.out, &model.config, trained, &transformer, Kind::Half)?;
+    checkpoint::save_vae(&plan.out, &model.vae, &vae, Kind::Half)
 }
 
-fn decoder_plan(
-    plan: &Plan,
-    config: &nextclip_core::checkpoint::VaeConfig,
+/// Sizes of what is trained.
+#[derive(Debug)]
+struct Model {
+    config: TransformerConfig,
+    vae: VaeConfig,
     geometry: Geometry,
-) -> train_vae::Plan {
-    train_vae::Plan {
-        dir: plan.dir.clone(),
-        from: Some(plan.checkpoint.clone()),
-        origins: plan.origins.clone(),
-        decoder_only: true,
-        config: config.clone(),
-        geometry,
-        steps: plan.decoder_steps,
-        batch: 8,
-        crop: 64,
-        lr: DECODER_LR,
-        rule: Rule::Muon,
-        muon_ratio: 10.0,
-        seed: plan.seed,
-        pool: 1000,
-        compute: plan.compute,
-        device: plan.device,
+    device: Device,
+}
+
+impl Model {
+    fn transformer<'a>(&'a self, params: &'a Params) -> Result<Transformer<'a>> {
+        Ok(Transformer::new(&self.config, &self.geometry, params, self.device)?)
+    }
+
+    fn vae<'a>(&'a self, params: &'a Params) -> Vae<'a> {
+        Vae::new(&self.vae, params)
     }
 }
 
-fn predictor_plan(plan: &Plan, config: &TransformerConfig, geometry: Geometry) -> train_predictor::Plan {
-    train_predictor::Plan {
-        dir: plan.dir.clone(),
-        from: Some(plan.checkpoint.clone()),
-        origins: plan.origins.clone(),
-        config: config.clone(),
-        geometry,
-        lora: plan.lora,
-        steps: plan.steps,
-        validate_every: plan.validate_every,
-        patience: Some(plan.patience),
-        batch: BATCH,
-        schedule: Schedule { peak: plan.lr, warm_up: 50, decay: plan.steps, steps: plan.steps },
-        optimiser: Settings {
-            rule: if plan.lora.is_some() { Rule::Adamw } else { Rule::Muon },
-            betas: (0.9, 0.95),
-            eps: 1e-8,
-            weight_decay: 0.05,
-            clip_norm: 1.0,
-            average: 0.99,
-            muon_ratio: 10.0,
-        },
-        seed: plan.seed,
-        pool: 1000,
-        pure_noise: plan.pure_noise,
-        unconditional: UNCONDITIONAL,
-        compute: plan.compute,
-        device: plan.device,
+fn is_encoders(name: &str) -> bool {
+    name.starts_with("encoder.") || name.starts_with("quant_conv.")
+}
+
+fn is_autoencoders(name: &str) -> bool {
+    is_encoders(name) || name.starts_with("decoder.") || name.starts_with("post_quant_conv.")
+}
+
+fn train(plan: &Plan, model: &Model, mut params: Params) -> Result<Params> {
+    params.freeze_unless(|name| !is_encoders(name));
+    let shortest = model.geometry.clip + model.geometry.history.min(SHORTEST_HISTORY);
+    let pool = Pool::of_pictures(&plan.origins, &model.geometry, (plan.pool, shortest))?;
+    let validation =
+        Validation::new(&plan.origins, &model.geometry, plan.seed, &model.vae(&params), plan.device)?;
+    let gradients = |params: &Params, step| {
+        let windows = Window::draw(plan, &model.geometry, &pool, step);
+        gradients::of_parts(params, windows, |params, window| window.loss(plan, model, params))
+    };
+    let validate = |params: &Params| Ok(validation.gain_db(&model.transformer(params)?, &model.vae(params)));
+    fit("finetune", &plan.course, params, gradients, validate)
+}
+
+/// Successive pictures of one film, and what is random about them.
+#[derive(Debug)]
+struct Window {
+    /// (F, H, W, 3)
+    pictures: Tensor,
+    /// Whether the first N frames to come are predicted, and those after them learned from.
+    onward: bool,
+    rng: ChaCha8Rng,
+    seed: u64,
+    stream: u64,
+}
+
+impl Window {
+    /// The windows of step `step`; the same for the same seed, whatever ran before.
+    fn draw(plan: &Plan, geometry: &Geometry, pool: &Pool, step: u64) -> Vec<Self> {
+        let &Geometry { history, clip, .. } = geometry;
+        let window = |index: u64| {
+            let stream = step * plan.batch as u64 + index;
+            let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0x9011_5b1e);
+            rng.set_stream(stream);
+            let wanted = history + if rng.random_bool(plan.own_past) { 2 * clip } else { clip };
+            let pictures = pool.draw(&mut rng, 1, wanted).squeeze_dim(0).to_device(plan.device);
+            let pictures = if rng.random() { pictures.flip([2]) } else { pictures };
+            let found = pictures.size()[0] as usize;
+            let onward = found == history + 2 * clip;
+            let frames = if onward { found } else { found.min(history + clip) };
+            Self { pictures: pictures.narrow(0, 0, frames as i64), onward, rng, seed: plan.seed, stream }
+        };
+        (0..plan.batch as u64).map(window).collect()
     }
+
+    /// Sum of the logarithms of mean squared errors, each frame with equal weight: a decibel of a quiet frame counts
+    /// as much as one of a lively frame.
+    fn loss(mut self, plan: &Plan, model: &Model, params: &Params) -> Result<Tensor> {
+        let (transformer, vae) = (model.transformer(params)?, model.vae(params));
+        let (most, clip) = (model.geometry.history as i64, model.geometry.clip as i64);
+        let frames = footage::normalised(&self.pictures);
+        let count = frames.size()[0];
+        let latents = tch::no_grad(|| vae.encode(&frames)).unsqueeze(0); // (1, F, c, h, w)
+        let seen = count - if self.onward { 2 * clip } else { clip };
+
+        let mut past = latents.narrow(1, 0, seen);
+        if self.onward {
+            let noise = self.noise(&latents.narrow(1, seen, clip), 2);
+            let own = tch::no_grad(|| estimate(&transformer, &past, &noise, 0.0));
+            past = Tensor::cat(&[past, own], 1);
+            past = past.narrow(1, (seen + clip - most).max(0), (seen + clip).min(most));
+        }
+        let history = past.size()[1];
+        let t_in: Vec<f32> =
+            (0..history).map(|_| self.rng.random_range(HISTORY_T_MIN..=1.0) as f32).collect();
+        let t_in = Tensor::from_slice(&t_in).unsqueeze(0).to_device(plan.device);
+        past = noised(&past, &self.noise(&past, 1), &t_in);
+
+        let x1 = latents.narrow(1, count - clip, clip);
+        let time = if self.rng.random_bool(plan.pure_noise) { 0.0 } else { self.rng.random::<f32>() };
+        let t = Tensor::full([1, clip], f64::from(time), (Kind::Float, plan.device));
+        let z = noised(&x1, &self.noise(&x1, 0), &t);
+        let estimate = estimate(&transformer, &past, &z, time);
+
+        // One real frame is rebuilt beside the predicted ones.
+        let rebuilt = self.rng.random_range(count - clip..count);
+        let decoded =
+            vae.decode(&Tensor::cat(&[estimate.squeeze_dim(0), latents.get(0).narrow(0, rebuilt, 1)], 0));
+        let predicted = decoded.narrow(0, 0, clip);
+        let truth = frames.narrow(0, count - clip, clip);
+        let last = frames.narrow(0, seen - 1, 1).unsqueeze(0);
+        let shown = keep_unchanged(&predicted.unsqueeze(0), &last).squeeze_dim(0);
+        Ok(log_mse(&(shown - &truth), PIXEL_FLOOR)
+            + log_mse(&(predicted - truth), PIXEL_FLOOR) * DECODER_WEIGHT
+            + log_mse(&(estimate - x1).squeeze_dim(0), LATENT_FLOOR) * LATENT_WEIGHT
+            + log_mse(&(decoded.narrow(0, clip, 1) - frames.narrow(0, rebuilt, 1)), PIXEL_FLOOR)
+                * RECONSTRUCTION_WEIGHT)
+    }
+
+    fn noise(&self, like: &Tensor, purpose: u64) -> Tensor {
+        let values = sampler::noise(self.seed, 3 * self.stream + purpose, like.numel());
+        Tensor::from_slice(&values).reshape(like.size()).to_device(like.device())
+    }
+}
+
+/// The model's x1 of the clip `z` (1, N, c, h, w) at timestep `t` after `past` (1, H, c, h, w).
+fn estimate(model: &Transformer<'_>, past: &Tensor, z: &Tensor, t: f32) -> Tensor {
+    let (history, clip) = (past.size()[1], z.size()[1]);
+    let t = Tensor::full([1, clip], f64::from(t), (Kind::Float, z.device()));
+    model.forward(&Sequence { noisy: z, clean: past, t: &t, clip_sizes: &[history as usize, clip as usize] })
+}
+
+/// Mean over frames (n, c, h, w) of the logarithm of their mean square plus `floor`.
+fn log_mse(difference: &Tensor, floor: f64) -> Tensor {
+    let mse = difference.square().mean_dim([1_i64, 2, 3].as_slice(), false, Kind::Float);
+    (mse + floor).log().mean(Kind::Float)
 }

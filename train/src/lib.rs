@@ -7,7 +7,9 @@
 pub mod checkpoint;
 mod curve;
 pub mod finetune;
+pub mod fit;
 pub mod footage;
+pub mod gradients;
 pub mod optim;
 pub mod params;
 pub mod pool;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use tch::{Kind, Tensor};
 
+use crate::gradients::Gradients;
 use crate::params::Params;
 
 /// Which rule moves the weight matrices of layers and the kernels of residual blocks. Everything else is
@@ -35,6 +36,20 @@ pub struct Settings {
     pub average: f64,
     /// Muon's learning rate, relative to AdamW's.
     pub muon_ratio: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            rule: Rule::Muon,
+            betas: (0.9, 0.95),
+            eps: 1e-8,
+            weight_decay: 0.05,
+            clip_norm: 1.0,
+            average: 0.999,
+            muon_ratio: 10.0,
+        }
+    }
 }
 
 const MUON_MOMENTUM: f64 = 0.95;
@@ -86,20 +101,16 @@ impl Optimiser {
         Self { settings, slots: slots.collect() }
     }
 
-    /// Applies the gradients at step `step` (from 0) and clears them. Returns their norm before clipping.
-    pub fn step(&mut self, params: &Params, step: u64, lr: f64) -> f64 {
+    /// Applies the gradients at step `step` (from 0). Returns their norm before clipping.
+    pub fn step(&mut self, params: &Params, gradients: &Gradients, step: u64, lr: f64) -> f64 {
         tch::no_grad(|| {
-            let norm = gradient_norm(params);
+            let norm = gradient_norm(gradients);
             let scale = (self.settings.clip_norm / (norm + 1e-6)).min(1.0);
             for (name, tensor) in params.trained() {
                 let Some(slot) = self.slots.get_mut(name) else { continue };
-                let gradient = tensor.grad();
-                if !gradient.defined() {
-                    continue;
-                }
-                let gradient = if scale < 1.0 { &gradient * scale } else { gradient.shallow_clone() };
+                let Some(gradient) = gradients.get(name) else { continue };
+                let gradient = if scale < 1.0 { gradient * scale } else { gradient.shallow_clone() };
                 slot.apply(tensor, &gradient, step, lr, &self.settings);
-                tensor.shallow_clone().zero_grad();
                 // Young averages follow fast, so that the start is soon forgotten.
                 let average = self.settings.average.min((step as f64 + 1.0) / (step as f64 + 10.0));
                 let _ = slot.average.lerp_(tensor, 1.0 - average);
@@ -191,13 +202,9 @@ fn orthogonal(matrix: &Tensor) -> Tensor {
     if tall { x.transpose(0, 1) } else { x }
 }
 
-fn gradient_norm(params: &Params) -> f64 {
-    let squares: Vec<Tensor> = params
-        .trained()
-        .map(|(_, tensor)| tensor.grad())
-        .filter(Tensor::defined)
-        .map(|gradient| gradient.square().sum(Kind::Float))
-        .collect();
+fn gradient_norm(gradients: &Gradients) -> f64 {
+    let squares: Vec<Tensor> =
+        gradients.values().map(|gradient| gradient.square().sum(Kind::Float)).collect();
     if squares.is_empty() {
         0.0
     } else {

@@ -66,6 +66,23 @@ impl Params {
         Self { tensors, compute }
     }
 
+    /// The tensors of both, which must have different names.
+    pub fn union(self, other: Self) -> Self {
+        Self { tensors: self.tensors.into_iter().chain(other.tensors).collect(), compute: self.compute }
+    }
+
+    /// The tensors whose name `belongs` accepts, and the others.
+    pub fn partition(self, belongs: impl Fn(&str) -> bool) -> (Self, Self) {
+        let (ours, theirs) = self.tensors.into_iter().partition(|(name, _)| belongs(name));
+        (Self { tensors: ours, compute: self.compute }, Self { tensors: theirs, compute: self.compute })
+    }
+
+    /// The same tensors again, for another thread.
+    pub fn share(&self) -> Self {
+        let tensors = self.iter().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()));
+        Self { tensors: tensors.collect(), compute: self.compute }
+    }
+
     /// The root scope: names as they are in the checkpoint.
     pub fn root(&self) -> Scope<'_> {
         Scope { params: self, prefix: String::new() }
@@ -137,7 +154,8 @@ impl Params {
         }
     }
 
-    fn device(&self) -> Device {
+    /// Where the tensors live.
+    pub fn device(&self) -> Device {
         self.tensors.values().next().map_or(Device::Cpu, Tensor::device)
     }
 
@@ -182,6 +200,9 @@ pub fn save_tensors(path: &Path, tensors: impl IntoIterator<Item = (String, Tens
         .into_iter()
         .map(|(name, tensor)| (name, tensor.detach().to_device(Device::Cpu).contiguous()))
         .collect();
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    }
     let temporary = path.with_extension("tmp");
     Tensor::write_safetensors(&tensors, &temporary)
         .and_then(|()| Ok(std::fs::rename(&temporary, path)?))

@@ -1,5 +1,5 @@
-//! Latents of everything that a predictor learns from, kept in the run folder: encoding takes minutes,
-//! and a resumed run must see the same ones.
+//! Everything that a predictor learns from, as latents or as pictures. Latents are kept in the run folder: encoding
+//! takes minutes, and a resumed run must see the same ones.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::footage::{self, Origin};
 use crate::params::{load_tensors, save_tensors};
 use crate::vae::Vae;
 
-/// Stretches of latents, half precision, by origin.
+/// Stretches of frames by origin: latents in half precision, or pictures.
 #[derive(Debug)]
 pub struct Pool {
     origins: Vec<Stretches>,
@@ -23,8 +23,8 @@ pub struct Pool {
 #[derive(Debug)]
 struct Stretches {
     weight: f64,
-    /// Each (frames, c, h, w).
-    latents: Vec<Tensor>,
+    /// Each (F, c, h, w) of latents, or (F, H, W, 3) of 8-bit pictures.
+    frames: Vec<Tensor>,
 }
 
 /// Frames that are encoded at once.
@@ -57,10 +57,24 @@ impl Pool {
                 }
                 bar.inc(1);
             }
-            pool.origins.push(Stretches { weight: origin.weight, latents });
+            pool.origins.push(Stretches { weight: origin.weight, frames: latents });
         }
         pool.save(path)?;
         Ok(pool)
+    }
+
+    /// The pictures themselves: `scenes` clips of generated scenes, all there are of video.
+    pub fn of_pictures(
+        origins: &[Origin],
+        geometry: &Geometry,
+        (scenes, shortest): (usize, usize),
+    ) -> Result<Self> {
+        let of_origin = |origin: &Origin| {
+            let stretches = footage::stretches(origin, geometry, Split::Train, shortest, scenes)?;
+            let frames = stretches.map(|pictures| footage::tensor_of(&pictures)).collect();
+            Ok(Stretches { weight: origin.weight, frames })
+        };
+        Ok(Self { origins: origins.iter().map(of_origin).collect::<Result<_>>()? })
     }
 
     fn load(path: &Path, origins: &[Origin]) -> Result<Self> {
@@ -75,7 +89,7 @@ impl Pool {
                 "{}: no latents of source {index}: remove the file to encode anew",
                 path.display()
             );
-            Ok(Stretches { weight: origin.weight, latents })
+            Ok(Stretches { weight: origin.weight, frames: latents })
         };
         let origins = origins.iter().enumerate().map(take).collect::<Result<_>>();
         Ok(Self { origins: origins.with_context(|| "the run was started with other sources")? })
@@ -84,13 +98,13 @@ impl Pool {
     fn save(&self, path: &Path) -> Result<()> {
         let of_origin = |(index, origin): (usize, &Stretches)| {
             let named = |(n, tensor): (usize, &Tensor)| (key(index, n), tensor.shallow_clone());
-            origin.latents.iter().enumerate().map(named).collect::<Vec<_>>()
+            origin.frames.iter().enumerate().map(named).collect::<Vec<_>>()
         };
         save_tensors(path, self.origins.iter().enumerate().flat_map(of_origin))
     }
 
-    /// `count` windows of the same length, (count, F, c, h, w), half precision, F at most `frames`: as
-    /// many as the first drawn stretch has.
+    /// `count` windows of the same length, (count, F, ...), F at most `frames`: as many as the first drawn stretch
+    /// has.
     pub fn draw(&self, rng: &mut ChaCha8Rng, count: usize, frames: usize) -> Tensor {
         let mut windows: Vec<Tensor> = Vec::with_capacity(count);
         let mut frames = frames as i64;
@@ -109,8 +123,8 @@ impl Pool {
 
     /// A stretch by its origin's weight and, within the origin, by its length.
     fn draw_stretch(&self, rng: &mut ChaCha8Rng) -> &Tensor {
-        let latents = &self.origins[weighted(rng, self.origins.iter().map(|origin| origin.weight))].latents;
-        &latents[weighted(rng, latents.iter().map(|stretch| stretch.size()[0] as f64))]
+        let frames = &self.origins[weighted(rng, self.origins.iter().map(|origin| origin.weight))].frames;
+        &frames[weighted(rng, frames.iter().map(|stretch| stretch.size()[0] as f64))]
     }
 }
 

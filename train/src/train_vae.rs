@@ -11,40 +11,30 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint;
+use crate::fit::{Course, fit};
 use crate::footage::{self, Origin};
-use crate::optim::{Optimiser, Rule, Schedule, Settings};
+use crate::gradients;
 use crate::params::Params;
 use crate::pool;
-use crate::run::Run;
 use crate::vae::{self, Vae};
 
 /// What the user chose.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Run folder.
-    pub dir: PathBuf,
+    /// Length, pace and run folder.
+    pub course: Course,
     /// Checkpoint folder whose autoencoder a new run starts from; random weights without.
     pub from: Option<PathBuf>,
     /// Sources, drawn by their weights.
     pub origins: Vec<Origin>,
-    /// Trains the decoder only, so that latents stay what they are.
-    pub decoder_only: bool,
     /// Sizes of the autoencoder.
     pub config: VaeConfig,
     /// Frame size.
     pub geometry: Geometry,
-    /// Optimiser steps.
-    pub steps: u64,
     /// Crops a step.
     pub batch: usize,
     /// Side of a crop, in pixels.
     pub crop: usize,
-    /// Learning rate at its height.
-    pub lr: f64,
-    /// Rule of the kernels of residual blocks.
-    pub rule: Rule,
-    /// Muon's learning rate, relative to `lr`.
-    pub muon_ratio: f64,
     /// Seed of weights, crops and noise.
     pub seed: u64,
     /// Pictures of generated scenes held in memory.
@@ -59,6 +49,8 @@ pub struct Plan {
 const L1_WEIGHT: f64 = 0.1;
 /// Weight of the divergence from a standard normal: keeps latents bounded.
 const KL_WEIGHT: f64 = 2e-5;
+/// Parts of a step that are computed side by side on a CPU.
+const PARTS: i64 = 4;
 /// Pictures of each source that reconstruction is checked on.
 const VALIDATION_PICTURES: i64 = 64;
 /// Pictures whose latents give the channels' statistics.
@@ -69,63 +61,31 @@ pub fn train(plan: &Plan) -> Result<Params> {
     let config = &plan.config;
     let specs = vae::specs(config);
     let mut params = Params::new(&specs, plan.seed, plan.compute, plan.device);
-    let settings = Settings {
-        rule: plan.rule,
-        betas: (0.9, 0.95),
-        eps: 1e-8,
-        weight_decay: 0.01,
-        clip_norm: 1.0,
-        average: 0.998,
-        muon_ratio: plan.muon_ratio,
-    };
     if let Some(from) = &plan.from {
         params.assign(&checkpoint::vae_weights(from)?)?;
     }
-    if plan.decoder_only {
-        params.freeze_unless(|name| name.starts_with("decoder.") || name.starts_with("post_quant_conv."));
-    }
-    let mut optimiser = Optimiser::new(&params, settings);
-    let (mut run, start) = Run::open(&plan.dir, "vae", plan.steps, &mut params, &mut optimiser)?;
-    let schedule = Schedule { peak: plan.lr, warm_up: 100, decay: plan.steps, steps: plan.steps };
-
     let pools = picture_pools(plan, Split::Train, plan.pool)?;
     let validation = picture_pools(plan, Split::Validation, VALIDATION_PICTURES as usize)?;
-    for step in start..plan.steps {
+    let gradients = |params: &Params, step: u64| {
         let frames = footage::normalised(&crops(&pools, plan, step).to_device(plan.device));
-        let loss = loss(&Vae::new(config, &params), &frames, plan.seed, step);
-        loss.backward();
-        optimiser.step(&params, step, schedule.at(step));
-        let loss = loss.double_value(&[]);
-        anyhow::ensure!(loss.is_finite(), "the loss is {loss} at step {step}: lower the learning rate");
-        run.record(step, loss, 50, || {
-            let due = (step + 1) % 500 == 0 || step + 1 == plan.steps;
-            Ok(due.then(|| validate(plan, &Vae::new(config, &params), &validation)))
-        })?;
-        if (step + 1) % 50 == 0 && run.save_due() {
-            run.save(step + 1, &params, &optimiser)?;
-        }
-    }
-    run.save(plan.steps, &params, &optimiser)?;
-
-    let mut weights = optimiser.averages();
-    weights.extend(
-        params.iter().filter(|(_, t)| !t.requires_grad()).map(|(n, t)| (n.to_owned(), t.shallow_clone())),
-    );
-    params.assign(&weights)?;
-    log::info!("the weights' average:");
+        let parts = if plan.device.is_cuda() { 1 } else { PARTS.min(plan.batch as i64) };
+        let parts = frames.chunk(parts, 0).into_iter().zip(step * PARTS as u64..).collect();
+        gradients::of_parts(params, parts, |params, (frames, stream)| {
+            Ok(loss(&Vae::new(config, params), &frames, plan.seed, stream))
+        })
+    };
+    let validated = |params: &Params| Ok(validate(plan, &Vae::new(config, params), &validation));
+    let params = fit("vae", &plan.course, params, gradients, validated)?;
+    standardise(config, &params, &pools, plan.device);
+    log::info!("after standardising latents:");
     validate(plan, &Vae::new(config, &params), &validation);
-    if !plan.decoder_only {
-        standardise(config, &params, &pools, plan.device);
-        log::info!("after standardising latents:");
-        validate(plan, &Vae::new(config, &params), &validation);
-    }
     Ok(params)
 }
 
 /// Mean squared and absolute error of the reconstruction of a posterior sample, and the divergence.
-pub fn loss(vae: &Vae<'_>, frames: &Tensor, seed: u64, step: u64) -> Tensor {
+pub fn loss(vae: &Vae<'_>, frames: &Tensor, seed: u64, stream: u64) -> Tensor {
     let (mean, log_variance) = vae.posterior(frames);
-    let noise = nextclip_core::sampler::noise(seed, step, mean.numel());
+    let noise = nextclip_core::sampler::noise(seed, stream, mean.numel());
     let noise = Tensor::from_slice(&noise).reshape(mean.size()).to_device(mean.device());
     let std = (&log_variance * 0.5).exp();
     let difference = vae.decode(&(&mean + std * noise)) - frames;
@@ -168,12 +128,6 @@ fn picture_pools(plan: &Plan, part: Split, scenes: usize) -> Result<Vec<(f64, Te
         Ok((origin.weight, footage::tensor_of(&pictures)))
     };
     plan.origins.iter().map(of_origin).collect()
-}
-
-/// Mean over the plan's sources of how well `params` rebuild their validation pictures, in decibels.
-pub fn validation_db(plan: &Plan, params: &Params) -> Result<f64> {
-    let pools = picture_pools(plan, Split::Validation, VALIDATION_PICTURES as usize)?;
-    Ok(validate(plan, &Vae::new(&plan.config, params), &pools))
 }
 
 /// Reconstruction of every source's validation pictures: their mean, and the log names each.

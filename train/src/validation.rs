@@ -4,10 +4,9 @@ use anyhow::{Result, ensure};
 use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
 use nextclip_core::{Geometry, metrics, sampler};
 use nextclip_scenes::Split;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::footage::{self, Origin, What};
-use crate::train_predictor::Plan;
 use crate::transformer::{Sequence, Transformer};
 use crate::vae::Vae;
 
@@ -37,18 +36,24 @@ struct Set {
 }
 
 impl Validation {
-    pub(crate) fn new(plan: &Plan, vae: &Vae<'_>) -> Result<Self> {
+    pub(crate) fn new(
+        origins: &[Origin],
+        geometry: &Geometry,
+        seed: u64,
+        vae: &Vae<'_>,
+        device: Device,
+    ) -> Result<Self> {
         let mut sets = Vec::new();
-        for origin in &plan.origins {
-            let windows = windows(origin, &plan.geometry, CLIPS)?;
+        for origin in origins {
+            let windows = windows(origin, geometry, CLIPS)?;
             log::info!("validation: {} clips of {:?}", windows.len(), origin.what);
             if !windows.is_empty() {
-                let frames = footage::normalised(&Tensor::cat(&windows, 0).to_device(plan.device));
-                sets.push(Set::new(origin, &frames, &plan.geometry, vae));
+                let frames = footage::normalised(&Tensor::cat(&windows, 0).to_device(device));
+                sets.push(Set::new(origin, &frames, geometry, vae));
             }
         }
         ensure!(!sets.is_empty(), "no source is long enough for a validation clip");
-        Ok(Self { sets, seed: plan.seed })
+        Ok(Self { sets, seed })
     }
 
     /// PSNR of what the daemon would show after one step above that of the last frame repeated: the mean over
@@ -100,7 +105,7 @@ impl Set {
 
 /// What the daemon shows of predicted pictures (n, N, 3, H, W) in [-1, 1] after `last` (n, 1, 3, H, W): the
 /// formula is [`nextclip_core::compositing`]'s.
-fn keep_unchanged(predicted: &Tensor, last: &Tensor) -> Tensor {
+pub(crate) fn keep_unchanged(predicted: &Tensor, last: &Tensor) -> Tensor {
     let change = predicted - last;
     let (side, margin) = (2 * CHANGE_RADIUS as i64 + 1, CHANGE_RADIUS as i64);
     let size = (&change * 127.5).abs().amax([2], false);

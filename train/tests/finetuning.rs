@@ -5,11 +5,13 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{GEOMETRY, transformer_config, vae_config};
+use common::{GEOMETRY, course, transformer_config, vae_config};
 use nextclip_core::checkpoint::Trained;
 use nextclip_media::Mp4Writer;
 use nextclip_scenes::Split;
+use nextclip_train::fit::Course;
 use nextclip_train::footage::{Origin, What};
+use nextclip_train::optim::Schedule;
 use nextclip_train::params::{Params, load_tensors};
 use nextclip_train::{checkpoint, finetune, transformer, vae};
 use tch::{Device, Kind};
@@ -44,14 +46,20 @@ fn plan(dir: &Path, out: &str, lora: Option<i64>) -> finetune::Plan {
         checkpoint: random_checkpoint(dir),
         origins: vec![Origin { what: What::Video(film(dir)), weight: 1.0 }],
         out: dir.join(out),
-        dir: dir.join(format!("{out}-run")),
+        course: Course {
+            validate_every: 50,
+            patience: Some(2),
+            ..course(
+                &dir.join(format!("{out}-run")),
+                100,
+                Schedule { peak: 1e-3, warm_up: 10, decay: 100, steps: 100 },
+            )
+        },
         lora,
-        decoder_steps: 60,
-        steps: 100,
-        patience: 2,
-        validate_every: 50,
-        lr: 1e-3,
+        batch: 2,
+        pool: 4,
         pure_noise: 0.5,
+        own_past: 0.5,
         seed: 1,
         compute: Kind::Float,
         device: Device::Cpu,
@@ -100,7 +108,7 @@ fn a_film_that_is_too_short_is_refused_by_name() {
     }
     writer.finish().unwrap();
     let origins = vec![Origin { what: What::Video(path), weight: 1.0 }];
-    let plan = finetune::Plan { origins, decoder_steps: 0, ..plan(dir.path(), "out", None) };
+    let plan = finetune::Plan { origins, ..plan(dir.path(), "out", None) };
     let error = format!("{:#}", finetune::run(&plan).unwrap_err());
     assert!(error.contains("short.mp4"), "{error}");
 }

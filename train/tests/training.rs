@@ -6,17 +6,17 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{GEOMETRY, settings, transformer_config, vae_config};
+use common::{GEOMETRY, course, transformer_config, vae_config};
 use nextclip_core::checkpoint::{Trained, TransformerConfig};
 use nextclip_core::position::Rotary;
 use nextclip_core::sequence;
 use nextclip_train::footage::Origin;
-use nextclip_train::optim::{Rule, Schedule};
+use nextclip_train::optim::Schedule;
 use nextclip_train::params::{Params, load_tensors};
 use nextclip_train::train_predictor::{self, Batch};
 use nextclip_train::transformer::{self, Sequence, Transformer};
 use nextclip_train::vae::{self, Vae};
-use nextclip_train::{checkpoint, train_vae};
+use nextclip_train::{checkpoint, gradients, train_vae};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -47,6 +47,32 @@ fn gradients_reach_every_tensor() {
     train_vae::loss(&Vae::new(&config, &params), &frames, 1, 0).backward();
     for (name, tensor) in params.trained() {
         assert!(tensor.grad().abs().max().double_value(&[]) > 0.0, "{name} has a zero gradient");
+    }
+}
+
+/// The optimiser of two threads must see what one thread computes, to the bit.
+#[test]
+fn gradients_of_parts_are_those_of_the_whole_whatever_the_threads() {
+    let config = vae_config();
+    let params = Params::new(&vae::specs(&config), 1, Kind::Float, Device::Cpu);
+    let frames = latents(4, 3, 4).reshape([4, 3, 12, 8]).tanh().upsample_nearest2d([32, 48], None, None);
+    let loss = |params: &Params, frames: Tensor| {
+        let vae = Vae::new(&config, params);
+        Ok((vae.decode(&vae.encode(&frames)) - frames).square().mean(Kind::Float))
+    };
+    let of = |threads: i32, parts: i64| {
+        tch::set_num_threads(threads);
+        gradients::of_parts(&params, frames.chunk(parts, 0), loss).unwrap()
+    };
+    let ((one_loss, one), (three_loss, three)) = (of(1, 4), of(3, 4));
+    assert_eq!(one_loss, three_loss);
+    assert!(one.iter().zip(&three).all(|((a, x), (b, y))| a == b && x.equal(y)));
+
+    let (whole_loss, whole) = of(1, 1);
+    assert!((whole_loss - one_loss).abs() < 1e-6 * whole_loss, "{whole_loss} {one_loss}");
+    for (name, gradient) in &whole {
+        let difference = (gradient - &one[name]).norm().double_value(&[]);
+        assert!(difference < 1e-4 * gradient.norm().double_value(&[]) + 1e-7, "{name}: {difference}");
     }
 }
 
@@ -189,18 +215,13 @@ fn split_attention_is_the_published_mask() {
 
 fn vae_plan(dir: &Path, steps: u64) -> train_vae::Plan {
     train_vae::Plan {
-        dir: dir.to_owned(),
+        course: course(dir, steps, Schedule { peak: 2e-3, warm_up: 100, decay: steps, steps }),
         from: None,
         origins: vec![Origin::SCENES],
-        decoder_only: false,
         config: vae_config(),
         geometry: GEOMETRY,
-        steps,
         batch: 4,
         crop: 32,
-        lr: 2e-3,
-        rule: Rule::Muon,
-        muon_ratio: 10.0,
         seed: 1,
         pool: 64,
         compute: Kind::Float,
@@ -210,18 +231,13 @@ fn vae_plan(dir: &Path, steps: u64) -> train_vae::Plan {
 
 fn predictor_plan(dir: &Path, steps: u64) -> train_predictor::Plan {
     train_predictor::Plan {
-        dir: dir.to_owned(),
+        course: course(dir, steps, Schedule { peak: 2e-3, warm_up: 10, decay: 50, steps: 200 }),
         from: None,
         origins: vec![Origin::SCENES],
         config: transformer_config(),
         geometry: GEOMETRY,
         lora: None,
-        steps,
-        validate_every: 500,
-        patience: None,
         batch: 2,
-        schedule: Schedule { peak: 2e-3, warm_up: 10, decay: 50, steps: 200 },
-        optimiser: settings(),
         seed: 1,
         pool: 16,
         pure_noise: 0.4,

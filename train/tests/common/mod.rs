@@ -1,9 +1,12 @@
 //! Models that train in seconds.
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
+use std::path::Path;
+
 use nextclip_core::Geometry;
 use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
-use nextclip_train::optim::{Rule, Settings};
+use nextclip_train::fit::Course;
+use nextclip_train::optim::{Schedule, Settings};
 use nextclip_train::{transformer, vae};
 
 pub(crate) const GEOMETRY: Geometry = Geometry {
@@ -37,14 +40,8 @@ pub(crate) fn vae_config() -> VaeConfig {
     }
 }
 
-pub(crate) fn settings() -> Settings {
-    Settings {
-        rule: Rule::Muon,
-        betas: (0.9, 0.95),
-        eps: 1e-8,
-        weight_decay: 0.05,
-        clip_norm: 1.0,
-        average: 0.99,
-        muon_ratio: 10.0,
-    }
+/// A course that learns fast and looks back only a little.
+pub(crate) fn course(dir: &Path, steps: u64, schedule: Schedule) -> Course {
+    let optimiser = Settings { average: 0.99, ..Settings::default() };
+    Course { dir: dir.to_owned(), steps, validate_every: 500, patience: None, schedule, optimiser }
 }
