@@ -141,10 +141,18 @@ struct PredictorArgs {
     /// Windows a step.
     #[arg(long, default_value_t = 2)]
     batch: usize,
-    /// Learning rate at its height.
-    #[arg(long, default_value_t = 1e-3)]
-    lr: f64,
-    /// Rule of the layers' weight matrices.
+    /// Frames of a training sequence; HISTORY + CLIP if not given. The published stages have 16, then 48, then 80.
+    #[arg(long)]
+    frames: Option<usize>,
+    /// Frame intervals of a sequence are drawn from 1 to this many of --interval-ms: what moves fast and what moves
+    /// slowly from the same films. Published: 12 in the later stages, each of 4 frames of a film.
+    #[arg(long, default_value_t = 1)]
+    longest_stride: usize,
+    /// Learning rate at its height; 1e-3 with muon, 1e-4 (as published) with adamw, if not given.
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Rule of the layers' weight matrices. "adamw" takes all of the published settings: betas 0.9 and 0.95, epsilon
+    /// 1e-5, weight decay 0.1, clipping at 1.
     #[arg(long, value_enum, default_value = "muon")]
     optimiser: Rule,
     /// Muon's learning rate, relative to --lr.
@@ -351,6 +359,17 @@ impl PredictorArgs {
         let (geometry, compute, device) = self.common.resolve()?;
         check_share("pure-noise", self.pure_noise)?;
         check_share("unconditional", self.unconditional)?;
+        let frames = self.frames.unwrap_or(geometry.history + geometry.clip);
+        anyhow::ensure!(
+            frames > geometry.clip,
+            "--frames {frames} leaves no frame before a clip of {}",
+            geometry.clip
+        );
+        let (settings, lr) = match self.optimiser {
+            Rule::Adamw => (Settings::published(), 1e-4),
+            Rule::Muon => (Settings::default(), 1e-3),
+        };
+        let lr = self.lr.unwrap_or(lr);
         let (vae_config, vae_params) =
             checkpoint::load_vae(self.from.as_ref().unwrap_or(&self.common.run), compute, device)
                 .context("the predictor learns on latents: run `nextclip-train vae` first, or give --from")?;
@@ -360,17 +379,8 @@ impl PredictorArgs {
                 steps: self.steps,
                 validate_every: 500,
                 patience: None,
-                schedule: Schedule {
-                    peak: self.lr,
-                    warm_up: 100,
-                    decay: self.decay_steps,
-                    steps: self.steps,
-                },
-                optimiser: Settings {
-                    rule: self.optimiser,
-                    muon_ratio: self.muon_ratio,
-                    ..Settings::default()
-                },
+                schedule: Schedule { peak: lr, warm_up: 100, decay: self.decay_steps, steps: self.steps },
+                optimiser: Settings { muon_ratio: self.muon_ratio, ..settings },
             },
             from: self.from,
             origins: self.common.source,
@@ -378,6 +388,8 @@ impl PredictorArgs {
             geometry,
             lora: None,
             batch: self.batch,
+            frames,
+            longest_stride: self.longest_stride,
             seed: self.common.machine.seed,
             pool: self.pool,
             pure_noise: self.pure_noise,

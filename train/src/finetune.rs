@@ -19,8 +19,8 @@ use crate::fit::{Course, fit};
 use crate::footage::{self, Origin};
 use crate::gradients;
 use crate::params::Params;
-use crate::pool::Pool;
-use crate::train_predictor::{HISTORY_T_MIN, SHORTEST_HISTORY, noised};
+use crate::pool::{Pool, Wanted};
+use crate::train_predictor::{HISTORY_T_MIN, noised, shortest};
 use crate::transformer::{Sequence, Transformer};
 use crate::vae::Vae;
 use crate::validation::{Validation, keep_unchanged};
@@ -121,8 +121,10 @@ fn is_autoencoders(name: &str) -> bool {
 
 fn train(plan: &Plan, model: &Model, mut params: Params) -> Result<Params> {
     params.freeze_unless(|name| !is_encoders(name));
-    let shortest = model.geometry.clip + model.geometry.history.min(SHORTEST_HISTORY);
-    let pool = Pool::of_pictures(&plan.origins, &model.geometry, (plan.pool, shortest))?;
+    let Geometry { history, clip, .. } = model.geometry;
+    let wanted =
+        Wanted { scenes: plan.pool, frames: history + 2 * clip, shortest: shortest(&model.geometry) };
+    let pool = Pool::of_pictures(&plan.origins, &model.geometry, &wanted)?;
     let validation =
         Validation::new(&plan.origins, &model.geometry, plan.seed, &model.vae(&params), plan.device)?;
     let gradients = |params: &Params, step| {
@@ -154,7 +156,7 @@ impl Window {
             let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0x9011_5b1e);
             rng.set_stream(stream);
             let wanted = history + if rng.random_bool(plan.own_past) { 2 * clip } else { clip };
-            let pictures = pool.draw(&mut rng, 1, wanted).squeeze_dim(0).to_device(plan.device);
+            let pictures = pool.draw(&mut rng, 1, wanted, 1).squeeze_dim(0).to_device(plan.device);
             let pictures = if rng.random() { pictures.flip([2]) } else { pictures };
             let found = pictures.size()[0] as usize;
             let onward = found == history + 2 * clip;

@@ -52,6 +52,13 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// The published ones: AdamW alone, and what it was used with.
+    pub fn published() -> Self {
+        Self { rule: Rule::Adamw, eps: 1e-5, weight_decay: 0.1, ..Self::default() }
+    }
+}
+
 const MUON_MOMENTUM: f64 = 0.95;
 
 /// Moments and averages of every trained tensor.

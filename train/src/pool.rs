@@ -4,13 +4,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nextclip_core::Geometry;
+use nextclip_core::{Geometry, Picture};
 use nextclip_scenes::Split;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
-use crate::footage::{self, Origin};
+use crate::footage::{self, Origin, What};
 use crate::params::{load_tensors, save_tensors};
 use crate::vae::Vae;
 
@@ -27,17 +27,39 @@ struct Stretches {
     frames: Vec<Tensor>,
 }
 
+/// What a pool takes of its sources.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Clips of generated scenes.
+    pub scenes: usize,
+    /// Frames that each of them has, at the least.
+    pub frames: usize,
+    /// Stretches of video with fewer frames are left out.
+    pub shortest: usize,
+}
+
+impl Wanted {
+    fn stretches(
+        &self,
+        origin: &Origin,
+        geometry: &Geometry,
+    ) -> Result<Box<dyn ExactSizeIterator<Item = Vec<Picture>>>> {
+        let shortest = if origin.what == What::Scenes { self.frames } else { self.shortest };
+        footage::stretches(origin, geometry, Split::Train, shortest, self.scenes)
+    }
+}
+
 /// Frames that are encoded at once.
 const BATCH_FRAMES: i64 = 40;
 
 impl Pool {
-    /// Reads the pool of an earlier process, or encodes one: of generated scenes `scenes` clips, of video
-    /// all there is, as it is and mirrored. Stretches shorter than `shortest` frames are left out.
+    /// Reads the pool of an earlier process, or encodes one: of generated scenes as many clips as `wanted` says, of
+    /// video all there is, as it is and mirrored.
     pub fn open(
         path: &Path,
         origins: &[Origin],
         geometry: &Geometry,
-        (scenes, shortest): (usize, usize),
+        wanted: &Wanted,
         vae: &Vae<'_>,
         device: Device,
     ) -> Result<Self> {
@@ -46,13 +68,13 @@ impl Pool {
         }
         let mut pool = Self { origins: Vec::new() };
         for origin in origins {
-            let stretches = footage::stretches(origin, geometry, Split::Train, shortest, scenes)?;
+            let stretches = wanted.stretches(origin, geometry)?;
             let bar = indicatif::ProgressBar::new(stretches.len() as u64).with_prefix("encoding");
             let mut latents = Vec::new();
             for pictures in stretches {
                 let pictures = footage::tensor_of(&pictures);
                 latents.push(encode(vae, &pictures, device));
-                if matches!(origin.what, footage::What::Video(_)) {
+                if matches!(origin.what, What::Video(_)) {
                     latents.push(encode(vae, &pictures.flip([2]), device));
                 }
                 bar.inc(1);
@@ -63,14 +85,10 @@ impl Pool {
         Ok(pool)
     }
 
-    /// The pictures themselves: `scenes` clips of generated scenes, all there are of video.
-    pub fn of_pictures(
-        origins: &[Origin],
-        geometry: &Geometry,
-        (scenes, shortest): (usize, usize),
-    ) -> Result<Self> {
+    /// The pictures themselves: of generated scenes as many clips as `wanted` says, all there are of video.
+    pub fn of_pictures(origins: &[Origin], geometry: &Geometry, wanted: &Wanted) -> Result<Self> {
         let of_origin = |origin: &Origin| {
-            let stretches = footage::stretches(origin, geometry, Split::Train, shortest, scenes)?;
+            let stretches = wanted.stretches(origin, geometry)?;
             let frames = stretches.map(|pictures| footage::tensor_of(&pictures)).collect();
             Ok(Stretches { weight: origin.weight, frames })
         };
@@ -103,19 +121,24 @@ impl Pool {
         save_tensors(path, self.origins.iter().enumerate().flat_map(of_origin))
     }
 
-    /// `count` windows of the same length, (count, F, ...), F at most `frames`: as many as the first drawn stretch
-    /// has.
-    pub fn draw(&self, rng: &mut ChaCha8Rng, count: usize, frames: usize) -> Tensor {
+    /// `count` windows of the same length and pace, (count, F, ...). F is at most `frames`: as many as the first drawn
+    /// stretch has. Between two frames of a window lie up to `longest_stride` of the stretch, by chance, as far as the
+    /// first stretch allows it without losing frames.
+    pub fn draw(&self, rng: &mut ChaCha8Rng, count: usize, frames: usize, longest_stride: usize) -> Tensor {
         let mut windows: Vec<Tensor> = Vec::with_capacity(count);
-        let mut frames = frames as i64;
+        let (mut frames, mut stride) = (frames as i64, 1);
         while windows.len() < count {
             let stretch = self.draw_stretch(rng);
             let len = stretch.size()[0];
             if windows.is_empty() {
                 frames = frames.min(len);
+                let most = (len - 1) / (frames - 1).max(1);
+                stride = rng.random_range(1..=most.clamp(1, longest_stride.max(1) as i64));
             }
-            if len >= frames {
-                windows.push(stretch.narrow(0, rng.random_range(0..=len - frames), frames));
+            let span = (frames - 1) * stride + 1;
+            if len >= span {
+                let first = rng.random_range(0..=len - span);
+                windows.push(stretch.slice(0, first, first + span, stride));
             }
         }
         Tensor::stack(&windows, 0)
@@ -153,4 +176,35 @@ fn encode(vae: &Vae<'_>, pictures: &Tensor, device: Device) -> Tensor {
         tch::no_grad(|| vae.encode(&frames)).to_kind(Kind::Half).to_device(Device::Cpu)
     });
     Tensor::cat(&parts.collect::<Vec<_>>(), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn windows_keep_their_pace_and_stay_in_their_stretch() {
+        let stretch =
+            |first: i64, len: i64| Tensor::arange_start(first, first + len, (Kind::Float, Device::Cpu));
+        let frames = vec![stretch(0, 20), stretch(100, 7)];
+        let pool = Pool { origins: vec![Stretches { weight: 1.0, frames }] };
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut strides = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let windows = pool.draw(&mut rng, 2, 5, 3);
+            assert_eq!(windows.size(), [2, 5]);
+            let windows = Vec::<Vec<f32>>::try_from(windows).unwrap_or_default();
+            for window in &windows {
+                let stride = window[1] - window[0];
+                assert!(window.windows(2).all(|pair| pair[1] - pair[0] == stride), "{window:?}");
+                let home = if window[0] < 100.0 { 0.0..20.0 } else { 100.0..107.0 };
+                assert!(window.iter().all(|frame| home.contains(frame)), "{window:?}");
+                strides.insert(stride as i64);
+            }
+        }
+        assert_eq!(strides.into_iter().collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(pool.draw(&mut rng, 1, 100, 1).size()[0], 1, "a short stretch gives what it has");
+    }
 }

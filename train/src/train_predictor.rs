@@ -14,7 +14,7 @@ use crate::fit::{Course, fit};
 use crate::footage::Origin;
 use crate::gradients;
 use crate::params::Params;
-use crate::pool::Pool;
+use crate::pool::{Pool, Wanted};
 use crate::transformer::{self, Sequence, Transformer};
 use crate::vae::Vae;
 use crate::validation::Validation;
@@ -36,6 +36,10 @@ pub struct Plan {
     pub lora: Option<i64>,
     /// Windows a step.
     pub batch: usize,
+    /// Frames of a window, where the footage has as many; at least a clip and a frame before it.
+    pub frames: usize,
+    /// Frames of the footage from one frame of a window to the next, by chance up to this.
+    pub longest_stride: usize,
     /// Seed of weights, windows, clips, timesteps and noise.
     pub seed: u64,
     /// Clips of generated scenes held in memory as latents.
@@ -53,7 +57,12 @@ pub struct Plan {
 /// History is trained slightly noised: its timestep is uniform from here to 1.
 pub(crate) const HISTORY_T_MIN: f64 = 0.9;
 /// Frames that a window holds before its last clip, at the least, where the footage is shorter than a window.
-pub(crate) const SHORTEST_HISTORY: usize = 5;
+const SHORTEST_HISTORY: usize = 5;
+
+/// Frames of the shortest stretch that is learned from: one frame to predict needs a few to see.
+pub(crate) fn shortest(geometry: &Geometry) -> usize {
+    geometry.clip + geometry.history.min(SHORTEST_HISTORY)
+}
 
 /// Trains, or goes on. Returns the weights' average, or, with patience, the best.
 pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params> {
@@ -67,10 +76,9 @@ pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params
         params.add_lora(rank, plan.seed);
     }
     let vae = Vae::new(vae_config, vae);
-    // One frame to predict needs at least a few to see.
-    let shortest = plan.geometry.clip + plan.geometry.history.min(SHORTEST_HISTORY);
+    let wanted = Wanted { scenes: plan.pool, frames: plan.frames, shortest: shortest(&plan.geometry) };
     let path = plan.course.dir.join("predictor.latents.safetensors");
-    let pool = Pool::open(&path, &plan.origins, &plan.geometry, (plan.pool, shortest), &vae, plan.device)?;
+    let pool = Pool::open(&path, &plan.origins, &plan.geometry, &wanted, &vae, plan.device)?;
     let validation = Validation::new(&plan.origins, &plan.geometry, plan.seed, &vae, plan.device)?;
     let gradients = |params: &Params, step| {
         gradients::of_parts(params, Part::draw(plan, &pool, step), |params, part| {
@@ -98,12 +106,14 @@ impl Part {
     /// The parts of step `step`; the same for the same seed, whatever ran before.
     fn draw(plan: &Plan, pool: &Pool, step: u64) -> Vec<Self> {
         let (parts, windows) = if plan.device.is_cuda() { (1, plan.batch) } else { (plan.batch, 1) };
-        let frames = plan.geometry.history + plan.geometry.clip;
         let part = |index: u64| {
             let stream = step * parts as u64 + index;
             let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0x5eed_ba7c);
             rng.set_stream(stream);
-            let x1 = pool.draw(&mut rng, windows, frames).to_kind(Kind::Float).to_device(plan.device);
+            let x1 = pool
+                .draw(&mut rng, windows, plan.frames, plan.longest_stride)
+                .to_kind(Kind::Float)
+                .to_device(plan.device);
             Self { x1, rng, stream }
         };
         (0..parts as u64).map(part).collect()

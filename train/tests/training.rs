@@ -238,6 +238,8 @@ fn predictor_plan(dir: &Path, steps: u64) -> train_predictor::Plan {
         geometry: GEOMETRY,
         lora: None,
         batch: 2,
+        frames: GEOMETRY.history + GEOMETRY.clip,
+        longest_stride: 2,
         seed: 1,
         pool: 16,
         pure_noise: 0.4,
