@@ -33,16 +33,22 @@ pub(crate) struct WeightOnlyArguments {
 
 impl WeightOnlyArguments {
     /// What `precision` means with these options; `None` where it is no weight-only one.
-    pub(crate) fn arithmetic(&self, precision: &str, keep_float: &[String]) -> Option<Arithmetic> {
+    pub(crate) fn arithmetic(
+        &self,
+        precision: &str,
+        keep_float: &[String],
+    ) -> anyhow::Result<Option<Arithmetic>> {
         let (bits, group) = match precision {
             "w4" => (Bits::Four, GROUP_OF_4_BIT),
             "w8" => (Bits::Eight, GROUP_OF_8_BIT),
-            _ => return None,
+            _ if self.group.is_some() => anyhow::bail!("--group is for --precision w4 and w8"),
+            _ => return Ok(None),
         };
         let rule = if self.scale == "mse" { BlockScale::Mse } else { BlockScale::MinMax };
         let format = BlockFormat { bits, block: self.group.unwrap_or(group) };
         let choice = Choice::AllBut(keep_float.to_vec());
-        Some(Arithmetic::Blocks(Arc::new(WeightOnly { format, rule, form: BlockForm::MatMulNBits, choice })))
+        let recipe = WeightOnly { format, rule, form: BlockForm::MatMulNBits, choice };
+        Ok(Some(Arithmetic::Blocks(Arc::new(recipe))))
     }
 }
 

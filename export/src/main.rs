@@ -223,7 +223,7 @@ fn arithmetic(
         ),
         (_, Some(_)) => anyhow::bail!("--calibrate is for --precision w8a8"),
         (precision, None) => {
-            let weight_only = arguments.weight_only.arithmetic(precision, &arguments.keep_float);
+            let weight_only = arguments.weight_only.arithmetic(precision, &arguments.keep_float)?;
             Ok(weight_only.unwrap_or(Arithmetic::Float))
         }
     }

@@ -55,7 +55,7 @@ mod tests {
         assert_eq!(check(folder.path(), 1), Ok(()));
         let message = check(folder.path(), 1 << 60).unwrap_err().to_string();
         assert!(message.starts_with(&folder.path().display().to_string()), "{message}");
-        assert!(message.contains("not enough room: 1024.00 PiB are needed, "), "{message}");
+        assert!(message.contains("not enough room: 1.00 EiB are needed, "), "{message}");
         // What cannot be asked is left to the writing itself.
         assert_eq!(check("/no/such/folder".as_ref(), 1 << 60), Ok(()));
     }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use indicatif::{HumanBytes, HumanDuration};
+use indicatif::HumanBytes;
 
 /// Time since it was made, and the process's memory.
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +31,9 @@ impl Usage {
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let elapsed = self.started.elapsed();
-        match elapsed < Duration::from_secs(120) {
-            true => write!(f, "{:.1} s", elapsed.as_secs_f64())?,
-            false => write!(f, "{:#}", HumanDuration(elapsed))?,
+        match elapsed.as_secs() / 60 {
+            0 => write!(f, "{:.1} s", elapsed.as_secs_f64())?,
+            minutes => write!(f, "{minutes} min {} s", elapsed.as_secs() % 60)?,
         }
         match Self::peak_memory_bytes() {
             Some(bytes) => write!(f, ", {} of memory at most", HumanBytes(bytes)),

@@ -159,7 +159,12 @@ fn initializer<W: Write>(
 
 /// Whether a constant stays in the graph.
 fn is_inline(shape: &[usize], constant: &Constant) -> bool {
-    4 * shape.iter().product::<usize>() < INLINE_BYTES || matches!(constant, Constant::I64(_))
+    match constant {
+        Constant::I64(_) => true,
+        // Both of a weight's tensors come at once, and stay together.
+        Constant::Blocks(..) => false,
+        _ => 4 * shape.iter().product::<usize>() < INLINE_BYTES,
+    }
 }
 
 /// What a constant is among all of a bundle: graphs share what they both use.

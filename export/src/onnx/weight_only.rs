@@ -78,6 +78,18 @@ pub(super) struct Packed {
     pub(super) scales: Vec<u8>,
 }
 
+/// The block of a layer with so many inputs. `MatMulNBits` fills the last one up; elsewhere all blocks must be whole,
+/// and a layer that has none of them, `None`, stays in floats.
+fn block_for(inputs: usize, most: usize, form: BlockForm) -> Option<usize> {
+    match form {
+        BlockForm::MatMulNBits => Some(most.min(inputs.next_power_of_two())),
+        BlockForm::Dequantised => {
+            let whole = 1 << inputs.trailing_zeros().min(most.ilog2());
+            (whole >= MIN_BLOCK).then_some(whole)
+        }
+    }
+}
+
 impl GraphBuilder {
     /// The product of a linear layer whose weight is stored in blocks, without its bias; `None` where this graph's
     /// precision, or its choice of layers, has it otherwise. x (..., in) -> (..., out).
@@ -92,7 +104,7 @@ impl GraphBuilder {
         let place = path(&layer.weight);
         let place = place.split_once('[').map_or(place.as_str(), |(whole, _)| whole).to_owned();
         let quantised = recipe.choice.takes(&place);
-        let block = recipe.format.block.min(inputs.next_power_of_two());
+        let block = block_for(inputs, recipe.format.block, recipe.form)?;
         let weight = BlockWeight {
             weight: layer.weight.clone(),
             format: BlockFormat { block, ..recipe.format },
@@ -129,7 +141,15 @@ impl GraphBuilder {
         let [outputs, inputs] = weight.sizes();
         let [integers, scales] = self.block_tensors(weight);
         let attributes = vec![int("axis", 0), int("block_size", weight.format.block as i64)];
-        self.node("DequantizeLinear", &[&integers, &scales], attributes, &[inputs, outputs], Dtype::F32)
+        // Where ONNX Runtime makes signed 8-bit weights unsigned, it gives those without a zero point one that does
+        // not fit blocks, and then refuses it.
+        let zeros = (weight.format.bits == Bits::Eight).then(|| {
+            let shape = scales.shape();
+            let zeros = Constant::I8(vec![0; shape.iter().product()]);
+            self.constant(format!("i8 zeros {shape:?}"), shape, zeros)
+        });
+        let operands: Vec<&Value> = [&integers, &scales].into_iter().chain(&zeros).collect();
+        self.node("DequantizeLinear", &operands, attributes, &[inputs, outputs], Dtype::F32)
     }
 
     fn block_tensors(&mut self, weight: &BlockWeight) -> [Value; 2] {
@@ -241,4 +261,17 @@ impl BlockWeight {
 
 fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_fit_the_inputs() {
+        let nbits = |inputs, most| block_for(inputs, most, BlockForm::MatMulNBits);
+        assert_eq!([nbits(3072, 32), nbits(160, 128), nbits(24, 128)], [Some(32), Some(128), Some(32)]);
+        let whole = |inputs, most| block_for(inputs, most, BlockForm::Dequantised);
+        assert_eq!([whole(3072, 128), whole(160, 128), whole(24, 128)], [Some(128), Some(32), None]);
+    }
 }
