@@ -1,25 +1,27 @@
-//! Writes a bundle: into a folder beside the final one, verified there, then renamed.
+//! Writes a bundle: into a draft beside the final folder, verified there, then renamed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use indicatif::ProgressBar;
-use ndarray::Array3;
+use indicatif::{ProgressBar, ProgressBarIter};
 use nextclip_core::manifest::{
     self, FileDigest, Graph as GraphEntry, Graphs, Manifest, ManifestError, SCHEMA, Source,
 };
 use nextclip_core::position::TableTooSmall;
-use nextclip_core::{Latents, Picture};
-use nextclip_predictor::{Predictor, Settings};
+use nextclip_quant::Bits;
 use prost::Message;
 use thiserror::Error;
 
 use crate::calibrate::Calibrated;
+use crate::draft::Draft;
 use crate::model::{Checkpoint, Pixels, decode, denoise, encode, remember};
-use crate::onnx::{Graph, Precision, WeightFile, model};
+use crate::onnx::{Choice, Graph, Planned, Precision, WeightFile, WeightOnly, covers, model};
 use crate::plan::Plan;
+use crate::room::{self, NoRoom};
+use crate::verify::{Verified, Verify, VerifyError, verify};
 
 /// The file with the weights of all graphs.
 const WEIGHTS: &str = "weights.bin";
@@ -46,11 +48,28 @@ pub enum BundleError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// The bundle was written and does not run.
-    #[error("the bundle does not verify")]
-    Verify(#[source] nextclip_predictor::Error),
-    /// The bundle runs and its results are no numbers.
-    #[error("the bundle does not verify: {0} has values that are not finite")]
-    NotFinite(&'static str),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// The disk is too small.
+    #[error(transparent)]
+    Room(#[from] NoRoom),
+    /// A weight that the bundle's numbers cannot stand for.
+    #[error("{0}")]
+    Weight(String),
+    /// A layer that is none.
+    #[error("no layer {name:?} can be quantised; there are {}", layers.join(", "))]
+    NoLayer {
+        /// The name.
+        name: String,
+        /// The right ones.
+        layers: Vec<String>,
+    },
+    /// Another program is at work on this bundle.
+    #[error("{}: another export is writing this bundle", .0.display())]
+    Busy(PathBuf),
+    /// Something else has the name of the folder to work in.
+    #[error("{}: exists and is not a draft of this program's; remove it", .0.display())]
+    NoDraft(PathBuf),
 }
 
 /// Exports `checkpoint` as the bundle `out`, in single precision. A bundle of that name is replaced once the new
@@ -72,37 +91,38 @@ pub fn export_as(
     out: &Path,
     progress: &ProgressBar,
 ) -> Result<Manifest, BundleError> {
-    refuse_occupied(out)?;
-    let parent = match out.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    fs::create_dir_all(parent).map_err(fault_at(parent))?;
-    let prefix = format!(".{}.", out.file_name().unwrap_or_default().to_string_lossy());
-    let workplace = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).map_err(fault_at(parent))?;
-    // A folder of its own within, since a temporary folder is closed to other users.
-    let draft = workplace.path().join("bundle");
-    fs::create_dir(&draft).map_err(fault_at(&draft))?;
+    Ok(export_with(checkpoint, plan, arithmetic, Verify::Auto, out, progress)?.0)
+}
 
+/// The same, verified in a certain way; also returns what was verified.
+///
+/// Tensors are read, quantised and written one by one: memory does not grow with the checkpoint.
+pub fn export_with(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    arithmetic: &Arithmetic,
+    how: Verify,
+    out: &Path,
+    progress: &ProgressBar,
+) -> Result<(Manifest, Verified), BundleError> {
+    let draft = Draft::claim(out)?;
+    let folder = draft.bundle();
     progress.set_message("building graphs");
     let graphs = Built::new(checkpoint, plan, &arithmetic.precision())?;
-    let manifest = graphs.write(checkpoint, plan, arithmetic, &draft, progress)?;
-    progress.set_message("verifying");
-    verify(&draft)?;
-
-    let replaced = workplace.path().join("replaced");
-    let replaces = out.exists();
-    if replaces {
-        fs::rename(out, &replaced).map_err(fault_at(out))?;
-    }
-    if let Err(source) = fs::rename(&draft, out) {
-        if replaces {
-            // Best effort: the error that matters is the first.
-            let _ = fs::rename(&replaced, out);
-        }
-        return Err(BundleError::Write { path: out.into(), source });
-    }
-    Ok(manifest)
+    arithmetic.check_names(&graphs)?;
+    let needed = graphs.planned(&folder)?;
+    room::check(&folder, needed)?;
+    let written = || -> Result<_, BundleError> {
+        let manifest = graphs.write(checkpoint, plan, arithmetic, &folder, progress)?;
+        progress.set_message("verifying");
+        let heads = checkpoint.config.num_attention_heads;
+        let verified = verify(&folder, &manifest, heads, how, progress)?;
+        Ok((manifest, verified))
+    };
+    let written = written().map_err(|error| error.of_room(needed))?;
+    progress.set_message("putting it in place");
+    draft.publish().map_err(|error| error.of_room(needed))?;
+    Ok(written)
 }
 
 /// The numbers that a bundle computes in.
@@ -113,6 +133,8 @@ pub enum Arithmetic {
     Float,
     /// Weights and activations of the large layers in 8-bit integers.
     W8A8(Calibrated),
+    /// Weights of the decoder's linear layers in blocks of 4- or 8-bit integers.
+    Blocks(Arc<WeightOnly>),
 }
 
 impl Arithmetic {
@@ -120,17 +142,56 @@ impl Arithmetic {
         match self {
             Self::Float => Precision::Float,
             Self::W8A8(calibrated) => Precision::Int8(calibrated.recipe.clone()),
+            Self::Blocks(recipe) => Precision::Blocks(recipe.clone()),
+        }
+    }
+
+    /// Its name in the manifest: f32, w8a8, w4g32 (4-bit weights in groups of 32).
+    fn label(&self) -> String {
+        match self {
+            Self::Float => "f32".into(),
+            Self::W8A8(_) => "w8a8".into(),
+            Self::Blocks(recipe) => {
+                let bits = if recipe.format.bits == Bits::Four { 4 } else { 8 };
+                format!("w{bits}g{}", recipe.format.block)
+            }
+        }
+    }
+
+    /// Refuses a choice of layers that the graphs do not have. Calibration has looked at its own.
+    fn check_names(&self, graphs: &Built) -> Result<(), BundleError> {
+        let Self::Blocks(recipe) = self else { return Ok(()) };
+        let mut layers = Vec::new();
+        for used in graphs.iter().flat_map(|graph| &graph.layers) {
+            if !layers.contains(&used.layer) {
+                layers.push(used.layer.clone());
+            }
+        }
+        let (Choice::AllBut(names) | Choice::Only(names)) = &recipe.choice;
+        match names.iter().find(|name| !layers.iter().any(|layer| covers(name, layer))) {
+            Some(name) => Err(BundleError::NoLayer { name: name.clone(), layers }),
+            None => Ok(()),
         }
     }
 }
 
-/// Only a bundle or an empty folder may be replaced.
-fn refuse_occupied(out: &Path) -> Result<(), BundleError> {
-    let empty = || fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
-    if !out.exists() || out.join(manifest::FILE_NAME).is_file() || empty() {
-        return Ok(());
+impl BundleError {
+    /// Says what a full disk means for a bundle of `needed` bytes; other faults stay as they are.
+    fn of_room(self, needed: u64) -> Self {
+        let (path, source) = match &self {
+            Self::Write { path, source } | Self::Verify(VerifyError::File { path, source }) => (path, source),
+            _ => return self,
+        };
+        if source.kind() == io::ErrorKind::InvalidData && source.get_ref().is_some() {
+            return Self::Weight(source.to_string());
+        }
+        if !room::is_full(source) {
+            return self;
+        }
+        let written = fs::metadata(path).map_or(0, |data| data.len());
+        let full = NoRoom::Full { path: path.clone(), needed, written, reason: source.to_string() };
+        Self::Room(full)
     }
-    Err(BundleError::Occupied(out.into()))
 }
 
 /// The graphs of a bundle, in the order of [`Graphs`].
@@ -165,6 +226,18 @@ impl Built {
         all.into_iter().flatten()
     }
 
+    /// Bytes of the bundle's files, about.
+    fn planned(&self, folder: &Path) -> Result<u64, BundleError> {
+        let planned = self.plan(folder)?;
+        Ok(planned.weight_bytes + planned.graph_bytes)
+    }
+
+    fn plan(&self, folder: &Path) -> Result<Planned, BundleError> {
+        let mut planned = Planned::default();
+        self.iter().try_for_each(|graph| planned.add(graph)).map_err(fault_at(folder))?;
+        Ok(planned)
+    }
+
     /// Writes the bundle into a folder that exists.
     pub(crate) fn write(
         &self,
@@ -186,6 +259,7 @@ fn write(
     progress: &ProgressBar,
 ) -> Result<Manifest, BundleError> {
     progress.set_message("reading the checkpoint");
+    progress.reset();
     let vae_files = checkpoint.vae.as_ref().map(|vae| &vae.files);
     progress.set_length(checkpoint.files.bytes() + vae_files.map_or(0, |files| files.bytes()));
     let source = Source {
@@ -194,6 +268,8 @@ fn write(
         vae_sha256: vae_files.map(|files| files.sha256(&|bytes| progress.inc(bytes))),
     };
 
+    progress.reset();
+    progress.set_length(graphs.plan(folder)?.weight_bytes);
     let mut writer = GraphWriter::create(folder, progress)?;
     let mut entry = |graph: &Graph| writer.add(graph);
     let entries = Graphs {
@@ -207,12 +283,9 @@ fn write(
         producer: format!("nextclip-export {}", env!("CARGO_PKG_VERSION")),
         source,
         target: plan.target,
-        precision: match arithmetic {
-            Arithmetic::Float => "f32".into(),
-            Arithmetic::W8A8(_) => "w8a8".into(),
-        },
+        precision: arithmetic.label(),
         quantisation: match arithmetic {
-            Arithmetic::Float => None,
+            Arithmetic::Float | Arithmetic::Blocks(_) => None,
             Arithmetic::W8A8(calibrated) => Some(calibrated.provenance(graphs.iter())),
         },
         geometry: plan.geometry,
@@ -230,7 +303,7 @@ fn write(
 #[derive(Debug)]
 pub struct GraphWriter<'a> {
     folder: &'a Path,
-    weights: WeightFile<BufWriter<File>>,
+    weights: WeightFile<BufWriter<ProgressBarIter<File>>>,
     files: BTreeMap<String, FileDigest>,
     progress: &'a ProgressBar,
 }
@@ -240,7 +313,8 @@ impl<'a> GraphWriter<'a> {
     pub fn create(folder: &'a Path, progress: &'a ProgressBar) -> Result<Self, BundleError> {
         let path = folder.join(WEIGHTS);
         let file = File::create(&path).map_err(fault_at(&path))?;
-        let weights = WeightFile::new(WEIGHTS, BufWriter::with_capacity(1 << 20, file));
+        let file = BufWriter::with_capacity(1 << 20, progress.wrap_write(file));
+        let weights = WeightFile::new(WEIGHTS, file);
         Ok(Self { folder, weights, files: BTreeMap::new(), progress })
     }
 
@@ -260,41 +334,12 @@ impl<'a> GraphWriter<'a> {
     /// Digests of all files written.
     pub fn finish(mut self) -> Result<BTreeMap<String, FileDigest>, BundleError> {
         let path = self.folder.join(WEIGHTS);
-        let (file, digest) = self.weights.finish().map_err(fault_at(&path))?;
-        let file = file.into_inner().map_err(|e| fault_at(&path)(e.into_error()))?;
-        // The rename that follows must not be on disk before the data.
-        file.sync_all().map_err(fault_at(&path))?;
+        let (_, digest) = self.weights.finish().map_err(fault_at(&path))?;
         self.files.insert(WEIGHTS.into(), digest);
         Ok(self.files)
     }
 }
 
-/// Opens the bundle as the runtime does and predicts once.
-fn verify(folder: &Path) -> Result<(), BundleError> {
-    let fault = BundleError::Verify;
-    let settings = Settings { steps: Some(1), ..Settings::default() };
-    let mut predictor = Predictor::open(folder, &settings).map_err(fault)?;
-    let geometry = predictor.manifest().geometry;
-    if predictor.manifest().graphs.encode.is_some() {
-        let grey = Picture::from_elem((geometry.height, geometry.width, 3), 128);
-        let latent = predictor.see(&grey).map_err(fault)?;
-        finite("an encoded frame", latent.iter())?;
-    } else {
-        let shape = (geometry.latent_channels, geometry.latent_height(), geometry.latent_width());
-        predictor.remember(Array3::zeros(shape).view()).map_err(fault)?;
-    }
-    let clip: Latents = predictor.predict(0, 0).map_err(fault)?;
-    finite("a predicted clip", clip.iter())?;
-    if predictor.manifest().graphs.decode.is_some() {
-        predictor.render(&clip).map_err(fault)?;
-    }
-    Ok(())
-}
-
-fn finite<'a>(what: &'static str, mut values: impl Iterator<Item = &'a f32>) -> Result<(), BundleError> {
-    if values.all(|value| value.is_finite()) { Ok(()) } else { Err(BundleError::NotFinite(what)) }
-}
-
-fn fault_at(path: &Path) -> impl Fn(io::Error) -> BundleError + use<'_> {
+pub(crate) fn fault_at(path: &Path) -> impl Fn(io::Error) -> BundleError + use<'_> {
     move |source| BundleError::Write { path: path.into(), source }
 }

@@ -1,15 +1,19 @@
 //! `nextclip-export`: looks into checkpoints, writes bundles, compares them with reference tensors.
 
+mod arguments;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use arguments::{RandomArguments, VerifyArguments, WeightOnlyArguments, run_random};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use nextclip_core::manifest::Target;
 use nextclip_export::model::Checkpoint;
 use nextclip_export::sensitivity::sensitivity;
+use nextclip_export::usage::Usage;
 use nextclip_export::{
-    Arithmetic, Choice, DEFAULT_OBSERVER, Footage, Observations, Options, Plan, Sight, export_as, inspect,
+    Arithmetic, Choice, DEFAULT_OBSERVER, Footage, Observations, Options, Plan, Sight, export_with, inspect,
     observe, parity,
 };
 use nextclip_quant::Observer;
@@ -31,6 +35,7 @@ Examples:
   nextclip-export export models/base --out target/bundles/base-float
   nextclip-export export models/base --out target/bundles/base-int8 --precision w8a8 --calibrate scenes
   nextclip-export export models/base --out mine-int8 --precision w8a8 --calibrate my-camera/ --observer percentile:99.99
+  nextclip-export export models/base --out mine-w4 --precision w4 --group 32
   nextclip-export export video-gpt --out bundle --size 176x320 --history 56 --clip 24 --steps 50 --guidance 1.5
   nextclip-export parity reference/a";
 
@@ -71,6 +76,8 @@ enum Command {
         /// A checkpoint with case.json and expected.safetensors.
         reference: PathBuf,
     },
+    /// Writes a checkpoint of random weights, to see what exporting a model of its size takes.
+    MakeRandom(RandomArguments),
 }
 
 #[derive(clap::Args)]
@@ -105,14 +112,19 @@ struct ExportArguments {
     /// What the graphs are laid out for.
     #[arg(long, default_value = "cpu", value_parser = target)]
     target: Target,
-    /// Arithmetic of the large layers: f32, or w8a8 (8-bit weights and activations: a quarter of the size, about
-    /// twice the speed).
-    #[arg(long, default_value = "f32", value_parser = ["f32", "w8a8"])]
+    /// Arithmetic of the large layers: f32, w8a8 (8-bit weights and activations: a quarter of the size, about
+    /// twice the speed), w8 or w4 (8- or 4-bit weights alone, without calibration: for models whose weights hardly fit
+    /// into memory).
+    #[arg(long, default_value = "f32", value_parser = ["f32", "w8a8", "w8", "w4"])]
     precision: String,
-    /// With w8a8, a layer to leave in single precision, by its checkpoint path, with all below it: llm.layers.0.mlp. May be
+    /// With w8a8, w8 and w4, a layer to leave in single precision, by its checkpoint path, with all below it: llm.layers.0.mlp. May be
     /// given several times; a wrong name lists the right ones.
     #[arg(long, value_name = "LAYER")]
     keep_float: Vec<String>,
+    #[command(flatten)]
+    verify: VerifyArguments,
+    #[command(flatten)]
+    weight_only: WeightOnlyArguments,
     #[command(flatten)]
     calibration: CalibrationArguments,
 }
@@ -145,6 +157,7 @@ fn main() -> ExitCode {
             run_sensitivity(&checkpoint, &out, clips, &calibration)
         }
         Command::Parity { reference } => run_parity(&reference),
+        Command::MakeRandom(arguments) => run_random(&arguments, &byte_bar()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("nextclip-export: {error:#}");
@@ -161,6 +174,7 @@ fn run_inspect(checkpoint: &Path) -> anyhow::Result<ExitCode> {
 
 #[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
 fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
+    let usage = Usage::start();
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     let options = Options {
         size: arguments.size,
@@ -173,8 +187,9 @@ fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     };
     let plan = Plan::new(&checkpoint, &options)?;
     let arithmetic = arithmetic(&checkpoint, &plan, arguments)?;
-    let progress = progress_bar("{bytes}/{total_bytes}");
-    let manifest = export_as(&checkpoint, &plan, &arithmetic, &arguments.out, &progress)?;
+    let progress = byte_bar();
+    let how = arguments.verify.verify;
+    let (manifest, verified) = export_with(&checkpoint, &plan, &arithmetic, how, &arguments.out, &progress)?;
     progress.finish_and_clear();
     let bytes: u64 = manifest.files.values().map(|file| file.bytes).sum();
     println!(
@@ -185,6 +200,8 @@ fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
         manifest.precision,
         bytes as f64 / 1e6
     );
+    println!("{verified}");
+    println!("{usage}");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -205,7 +222,10 @@ fn arithmetic(
             "--precision w8a8 needs --calibrate: a film or folder of the camera's footage, or \"scenes\""
         ),
         (_, Some(_)) => anyhow::bail!("--calibrate is for --precision w8a8"),
-        _ => Ok(Arithmetic::Float),
+        (precision, None) => {
+            let weight_only = arguments.weight_only.arithmetic(precision, &arguments.keep_float)?;
+            Ok(weight_only.unwrap_or(Arithmetic::Float))
+        }
     }
 }
 
@@ -250,6 +270,11 @@ fn run_parity(reference: &Path) -> anyhow::Result<ExitCode> {
     }
     let within = lines.iter().all(|line| line.max_abs <= parity::TOLERANCE);
     Ok(if within { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Bytes and the time that is left.
+fn byte_bar() -> ProgressBar {
+    progress_bar("{bytes}/{total_bytes}, {bytes_per_sec}, {eta} left")
 }
 
 /// Shown on a terminal only.

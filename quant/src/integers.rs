@@ -55,13 +55,17 @@ impl Integers {
         for chunk in values.chunks(256) {
             // Eight sums, because one alone is a chain of additions that no vector unit can shorten.
             let mut sums = [0.0_f32; 8];
-            for part in chunk.chunks(8) {
+            let mut add = |part: &[f32]| {
                 for (sum, value) in sums.iter_mut().zip(part) {
                     let steps = value * inverse;
                     let off = steps - round_clamped(steps, low, high);
                     *sum += off * off;
                 }
-            }
+            };
+            // Whole parts by themselves, since their length is then known.
+            let (parts, rest) = chunk.as_chunks::<8>();
+            parts.iter().for_each(|part| add(part));
+            add(rest);
             total += sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
             if total * squared_step > bound {
                 break;

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use nextclip_core::manifest::hex;
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::Deserialize;
@@ -14,6 +15,9 @@ use sha2::{Digest, Sha256};
 use super::CheckpointError;
 use super::config::read_json;
 use super::weights::{Found, Storage, Weight};
+
+/// Bytes that are hashed in one go.
+const PIECE_BYTES: usize = 1 << 22;
 
 /// The weight files of one model, in order.
 #[derive(Debug)]
@@ -84,9 +88,13 @@ impl WeightFiles {
     /// SHA-256 over the files' bytes, in order; `progress` is told of every piece's length in bytes.
     pub fn sha256(&self, progress: &dyn Fn(u64)) -> String {
         let mut hash = Sha256::new();
-        for piece in self.files.iter().flat_map(|(_, map)| map.chunks(1 << 22)) {
-            hash.update(piece);
-            progress(piece.len() as u64);
+        for (_, map) in &self.files {
+            for first in (0..map.len()).step_by(PIECE_BYTES) {
+                let piece = first..map.len().min(first + PIECE_BYTES);
+                hash.update(&map[piece.clone()]);
+                progress(piece.len() as u64);
+                release(map, piece);
+            }
         }
         hex(&hash.finalize())
     }
@@ -138,6 +146,23 @@ fn map(path: &Path) -> Result<Arc<Mmap>, CheckpointError> {
     #[expect(unsafe_code, reason = "checkpoints of many gigabytes are read in place")]
     let map = unsafe { Mmap::map(&file) }.map_err(fault)?;
     Ok(Arc::new(map))
+}
+
+/// Takes a part that has been read out of this process's memory: a checkpoint may be larger than all of it. The part
+/// can be read again, then from the system's cache or from disk.
+pub(super) fn release(map: &Mmap, part: Range<usize>) {
+    /// Less than this is not worth a system call.
+    const WORTH_BYTES: usize = 1 << 18;
+    if part.len() < WORTH_BYTES {
+        return;
+    }
+    // SAFETY: the map is read-only and of a file, so its pages are the file's and nothing is lost with them; whoever
+    // reads them afterwards gets the same bytes.
+    #[expect(unsafe_code, reason = "checkpoints of many gigabytes are read in little memory")]
+    let released = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, part.start, part.len()) };
+    if let Err(error) = released {
+        log::debug!("mapped weights stay in memory: {error}");
+    }
 }
 
 /// The safetensors crate names the rule that was broken; people want to know what happened to the file.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use memmap2::Mmap;
 
+use super::safetensors::release;
 use super::{CheckpointError, Fault, WeightFiles};
 
 /// How a checkpoint stores numbers.
@@ -33,7 +34,8 @@ impl Storage {
         }
     }
 
-    fn bytes(self) -> usize {
+    /// Of one number.
+    pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
@@ -107,13 +109,13 @@ impl Weight {
         Self { name: format!("{}[{}:{}]", self.name, rows.start, rows.end), shape, data }
     }
 
-    /// The values in single precision, row-major.
+    /// The values in single precision, row-major. Of the file no more stays in memory than before.
     pub fn values(&self) -> Vec<f32> {
         match &self.data {
             Data::Absent => Vec::new(),
             Data::Mapped { storage, map, range } => {
                 let bytes = &map[range.clone()];
-                match storage {
+                let values = match storage {
                     Storage::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
                     Storage::F16 => {
                         bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect()
@@ -121,7 +123,9 @@ impl Weight {
                     Storage::BF16 => {
                         bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()
                     }
-                }
+                };
+                release(map, range.clone());
+                values
             }
         }
     }

@@ -14,6 +14,9 @@ use crate::checkpoint::Weight;
 /// Operators of ONNX Runtime's own.
 pub(super) const RUNTIME_DOMAIN: &str = "com.microsoft";
 
+/// Those that graphs use.
+const RUNTIME_OPERATORS: [&str; 2] = ["RotaryEmbedding", "MatMulNBits"];
+
 /// A graph in the making.
 #[derive(Debug)]
 pub struct GraphBuilder {
@@ -141,7 +144,7 @@ impl GraphBuilder {
             name: output[0].clone(),
             output,
             op_type: op.into(),
-            domain: if op == "RotaryEmbedding" { RUNTIME_DOMAIN.into() } else { String::new() },
+            domain: if RUNTIME_OPERATORS.contains(&op) { RUNTIME_DOMAIN.into() } else { String::new() },
             attribute,
         });
     }

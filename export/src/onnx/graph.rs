@@ -6,6 +6,7 @@ use std::fmt;
 use nextclip_core::manifest::{Dtype, TensorSpec};
 
 use super::proto;
+use super::weight_only::{BlockPart, BlockWeight};
 use crate::checkpoint::Weight;
 
 /// A tensor in the graph: an input, a constant or a node's result.
@@ -46,6 +47,8 @@ pub enum Constant {
     Weight(Weight, Layout),
     /// The same in 8-bit integers with a scale for each output; quantised when the graph is written.
     Int8(Weight, Layout),
+    /// The same in blocks of integers, one of its two tensors; quantised when the graph is written.
+    Blocks(BlockWeight, BlockPart),
     /// Computed by the exporter.
     F32(Vec<f32>),
     /// Biases of quantised convolutions.
@@ -64,6 +67,7 @@ impl Constant {
         match self {
             Self::Weight(..) | Self::F32(_) => Dtype::F32,
             Self::Int8(..) | Self::I8(_) => Dtype::I8,
+            Self::Blocks(weight, part) => weight.dtype(*part),
             Self::U8(_) => Dtype::U8,
             Self::I32(_) => Dtype::I32,
             Self::I64(_) => Dtype::I64,
@@ -145,6 +149,7 @@ impl Graph {
     pub fn weights(&self) -> impl Iterator<Item = &Weight> {
         self.constants.values().filter_map(|(_, constant)| match constant {
             Constant::Weight(weight, _) | Constant::Int8(weight, _) => Some(weight),
+            Constant::Blocks(blocks, _) => Some(&blocks.weight),
             _ => None,
         })
     }

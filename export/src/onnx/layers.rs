@@ -58,8 +58,10 @@ impl GraphBuilder {
     /// x (..., in) -> (..., out).
     pub fn linear(&mut self, x: &Value, layer: &Linear) -> Value {
         self.within(path(&layer.weight), |g| {
-            let (x, weight) = g.linear_operands(x, layer);
-            let product = g.matmul(&x, &weight);
+            let product = g.block_product(x, layer).unwrap_or_else(|| {
+                let (x, weight) = g.linear_operands(x, layer);
+                g.matmul(&x, &weight)
+            });
             match &layer.bias {
                 Some(bias) => {
                     let bias = g.weight(bias, Layout::AsStored);

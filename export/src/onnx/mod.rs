@@ -8,10 +8,12 @@ mod operators;
 pub mod proto;
 mod quantised;
 mod serialize;
+mod weight_only;
 
 pub use builder::GraphBuilder;
 pub use graph::{Constant, Graph, LayerUse, Layout, Value};
 pub use layers::{Conv, GroupNorm, Linear, Rotation};
 pub(crate) use quantised::covers;
 pub use quantised::{Choice, Precision, Ranges, Recipe};
-pub use serialize::{OPSET, WeightFile, model};
+pub use serialize::{OPSET, Planned, WeightFile, model};
+pub use weight_only::{BlockForm, BlockPart, BlockWeight, MAX_BLOCK, MIN_BLOCK, WeightOnly};

@@ -113,6 +113,7 @@ pub mod element {
     pub const INT32: i32 = 6;
     pub const INT64: i32 = 7;
     pub const FLOAT16: i32 = 10;
+    pub const INT4: i32 = 22;
 }
 
 /// `StringStringEntryProto`.

@@ -22,6 +22,7 @@ use super::builder::GraphBuilder;
 use super::graph::{Constant, LayerUse, Layout, Value};
 use super::layers::{Conv, Linear, path};
 use super::operators::int;
+use super::weight_only::WeightOnly;
 use crate::checkpoint::Weight;
 
 /// Layers at the borders of the model stay in single precision: they are small, and their errors are the
@@ -49,6 +50,8 @@ pub enum Precision {
     Observed,
     /// 8-bit integers where the recipe says so.
     Int8(Arc<Recipe>),
+    /// Weights of linear layers in blocks of integers, activations in single precision.
+    Blocks(Arc<WeightOnly>),
 }
 
 /// Least and greatest value by graph and tensor.
@@ -144,6 +147,8 @@ impl GraphBuilder {
     fn is_quantised(&mut self, layer: String, tensors: &[&Value]) -> bool {
         let quantised = match &self.precision {
             Precision::Float | Precision::Observed => false,
+            // Its layers are those without activations to quantise, noted elsewhere.
+            Precision::Blocks(_) => return false,
             Precision::Int8(recipe) => recipe.choice.takes(&layer),
         };
         if matches!(self.precision, Precision::Observed) {

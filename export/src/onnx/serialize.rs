@@ -1,18 +1,27 @@
 //! From a finished graph to an ONNX model beside one weight file that all graphs of a bundle share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 
 use nextclip_core::manifest::{Dtype, FileDigest, TensorSpec, hex};
+use prost::Message;
 use sha2::{Digest, Sha256};
 
 use super::builder::RUNTIME_DOMAIN;
 use super::graph::{Constant, Graph};
 use super::proto::{self, element};
 use super::quantised::int8_weight;
+use super::weight_only::BlockPart;
+use crate::checkpoint::Weight;
 
-/// The operator set of every graph: the newest that TensorRT 10's parser reads.
+/// The operator set of graphs: the newest that TensorRT 10's parser reads.
 pub const OPSET: i64 = 20;
+
+/// The operator set of graphs that dequantise in blocks, which is the first that can.
+const BLOCK_OPSET: i64 = 21;
+
+/// The format version that came with [`BLOCK_OPSET`], the first with 4-bit integers.
+const BLOCK_IR_VERSION: i64 = 10;
 
 /// The format version that came with [`OPSET`].
 const IR_VERSION: i64 = 9;
@@ -80,8 +89,9 @@ pub fn model<W: Write>(graph: &Graph, weights: &mut WeightFile<W>) -> io::Result
         .iter()
         .map(|(name, (shape, constant))| initializer(name, shape, constant, weights))
         .collect::<io::Result<_>>()?;
+    let ir_version = if has_blocks(graph) { BLOCK_IR_VERSION } else { IR_VERSION };
     Ok(proto::Model {
-        ir_version: IR_VERSION,
+        ir_version,
         producer_name: "nextclip-export".into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
         doc_string: String::new(),
@@ -100,11 +110,18 @@ pub fn model<W: Write>(graph: &Graph, weights: &mut WeightFile<W>) -> io::Result
 /// ONNX's operators, and ONNX Runtime's where the graph has any.
 fn opsets(graph: &Graph) -> Vec<proto::OperatorSetId> {
     let opset = |domain: &str, version| proto::OperatorSetId { domain: domain.into(), version };
-    let mut opsets = vec![opset("", OPSET)];
+    let mut opsets = vec![opset("", if has_blocks(graph) { BLOCK_OPSET } else { OPSET })];
     if graph.nodes.iter().any(|node| node.domain == RUNTIME_DOMAIN) {
         opsets.push(opset(RUNTIME_DOMAIN, 1));
     }
     opsets
+}
+
+/// Whether operators read blocks of integers.
+fn has_blocks(graph: &Graph) -> bool {
+    let in_blocks =
+        |node: &proto::Node| node.attribute.iter().any(|attribute| attribute.name == "block_size");
+    graph.nodes.iter().any(|node| node.domain.is_empty() && in_blocks(node))
 }
 
 fn initializer<W: Write>(
@@ -113,17 +130,23 @@ fn initializer<W: Write>(
     constant: &Constant,
     weights: &mut WeightFile<W>,
 ) -> io::Result<proto::Tensor> {
-    let data_type = element_of(constant.dtype());
+    let data_type = match constant {
+        Constant::Blocks(blocks, part) if blocks.is_int4(*part) => element::INT4,
+        constant => element_of(constant.dtype()),
+    };
     let tensor = proto::Tensor { dims: dims(shape), data_type, name: name.into(), ..Default::default() };
-    let size = 4 * shape.iter().product::<usize>();
-    if size < INLINE_BYTES || matches!(constant, Constant::I64(_)) {
+    if is_inline(shape, constant) {
         return Ok(proto::Tensor { raw_data: Some(bytes_of(constant)?), ..tensor });
     }
-    let identity = match constant {
-        Constant::Weight(weight, layout) => format!("{} {layout:?}", weight.name()),
-        Constant::Int8(weight, layout) => format!("{} {layout:?} int8", weight.name()),
-        _ => hex(&Sha256::digest(bytes_of(constant)?)),
-    };
+    let identity = identity(constant)?;
+    if let Constant::Blocks(blocks, _) = constant
+        && !weights.written.contains_key(&identity)
+    {
+        // Both tensors of a weight at once: to quantise is the work.
+        let packed = blocks.pack().map_err(|error| unfit(&blocks.weight, &error))?;
+        weights.place(blocks.name(BlockPart::Integers), || Ok(packed.integers))?;
+        weights.place(blocks.name(BlockPart::Scales), || Ok(packed.scales))?;
+    }
     let (offset, length) = weights.place(identity, || bytes_of(constant))?;
     let entry = |key: &str, value: String| proto::StringStringEntry { key: key.into(), value };
     let external_data = vec![
@@ -132,6 +155,71 @@ fn initializer<W: Write>(
         entry("length", length.to_string()),
     ];
     Ok(proto::Tensor { external_data, data_location: proto::EXTERNAL, ..tensor })
+}
+
+/// Whether a constant stays in the graph.
+fn is_inline(shape: &[usize], constant: &Constant) -> bool {
+    match constant {
+        Constant::I64(_) => true,
+        // Both of a weight's tensors come at once, and stay together.
+        Constant::Blocks(..) => false,
+        _ => 4 * shape.iter().product::<usize>() < INLINE_BYTES,
+    }
+}
+
+/// What a constant is among all of a bundle: graphs share what they both use.
+fn identity(constant: &Constant) -> io::Result<String> {
+    Ok(match constant {
+        Constant::Weight(weight, layout) => format!("{} {layout:?}", weight.name()),
+        Constant::Int8(weight, layout) => format!("{} {layout:?} int8", weight.name()),
+        Constant::Blocks(blocks, part) => blocks.name(*part),
+        _ => hex(&Sha256::digest(bytes_of(constant)?)),
+    })
+}
+
+/// A weight that integers cannot stand for.
+fn unfit(weight: &Weight, error: &nextclip_quant::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("tensor {}: {error}", weight.name()))
+}
+
+/// How many bytes graphs will take, known without reading a weight.
+#[derive(Clone, Debug, Default)]
+pub struct Planned {
+    counted: HashSet<String>,
+    /// Of the weight file.
+    pub weight_bytes: u64,
+    /// Of the graphs' own files, about.
+    pub graph_bytes: u64,
+}
+
+impl Planned {
+    /// Counts a graph, and of its weights those that no graph before it has.
+    pub fn add(&mut self, graph: &Graph) -> io::Result<()> {
+        /// A constant's name, shape and place, generously.
+        const ENTRY_BYTES: u64 = 256;
+        self.graph_bytes += graph.nodes.iter().map(|node| node.encoded_len() as u64).sum::<u64>();
+        for (shape, constant) in graph.constants.values() {
+            self.graph_bytes += ENTRY_BYTES;
+            let bytes = bytes_len(shape, constant);
+            if is_inline(shape, constant) {
+                self.graph_bytes += bytes;
+            } else if self.counted.insert(identity(constant)?) {
+                self.weight_bytes = self.weight_bytes.next_multiple_of(ALIGNMENT) + bytes;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn bytes_len(shape: &[usize], constant: &Constant) -> u64 {
+    let len: u64 = shape.iter().map(|&size| size as u64).product();
+    match (constant, constant.dtype()) {
+        (Constant::Blocks(blocks, part), _) if blocks.is_int4(*part) => len.div_ceil(2),
+        (_, Dtype::U8 | Dtype::I8) => len,
+        (_, Dtype::F16) => 2 * len,
+        (_, Dtype::I32 | Dtype::F32) => 4 * len,
+        (_, Dtype::I64) => 8 * len,
+    }
 }
 
 /// Little-endian bytes, as ONNX stores them.
@@ -145,9 +233,15 @@ fn bytes_of(constant: &Constant) -> io::Result<Vec<u8>> {
         Constant::U8(values) => values.clone(),
         Constant::Weight(weight, layout) => of_f32(&layout.values(weight)),
         Constant::Int8(weight, layout) => {
-            let fault = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-            let quantised = int8_weight(weight, *layout).map_err(fault)?;
+            let quantised = int8_weight(weight, *layout).map_err(|error| unfit(weight, &error))?;
             quantised.values.iter().map(|value| value.cast_unsigned()).collect()
+        }
+        Constant::Blocks(blocks, part) => {
+            let packed = blocks.pack().map_err(|error| unfit(&blocks.weight, &error))?;
+            match part {
+                BlockPart::Integers => packed.integers,
+                BlockPart::Scales => packed.scales,
+            }
         }
     })
 }

@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 use crate::contract::{DECODE, DENOISE, ENCODE, GraphSpecs, REMEMBER};
 use crate::error::Error;
 
-/// Reads the manifest of a bundle and believes it only as far as it was checked.
-pub(crate) fn open(bundle: &Path) -> Result<Manifest, Error> {
+/// Reads the manifest of a bundle and believes it only as far as it was checked: its interface, and the digest of
+/// every file.
+pub fn open(bundle: &Path) -> Result<Manifest, Error> {
     let path = bundle.join(manifest::FILE_NAME);
     let text = fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
     let fault = |source| Error::Manifest { bundle: bundle.into(), source };

@@ -103,12 +103,29 @@ impl GraphSession {
         provider: Provider,
         threads: Option<usize>,
     ) -> Result<Self, Error> {
+        Self::load(name, bundle, graph, |builder| provider.register(options(builder, threads)?))
+    }
+
+    /// Loads the graph as it stands in its file, without making it fast, and compares it as [`Self::open`] does. Its
+    /// weights stay on disk, so that graphs larger than memory can be looked at.
+    pub fn check(name: &'static str, bundle: &Path, graph: &Graph) -> Result<(), Error> {
+        Self::load(name, bundle, graph, |builder| {
+            Ok(builder.with_optimization_level(GraphOptimizationLevel::Disable)?.with_prepacking(false)?)
+        })?;
+        Ok(())
+    }
+
+    fn load(
+        name: &'static str,
+        bundle: &Path,
+        graph: &Graph,
+        configure: impl FnOnce(SessionBuilder) -> ort::Result<SessionBuilder>,
+    ) -> Result<Self, Error> {
         let environment = library::environment()?;
         let path = bundle.join(&graph.path);
         let fault = |source| Error::Load { graph: name, path: path.clone(), source };
         let session = Session::builder(&environment)
-            .and_then(|builder| options(builder, threads))
-            .and_then(|builder| provider.register(builder))
+            .and_then(configure)
             .and_then(|mut builder| builder.commit_from_file(&path))
             .map_err(fault)?;
         let sides =
@@ -165,7 +182,8 @@ impl GraphSession {
     }
 }
 
-fn options(builder: SessionBuilder, threads: Option<usize>) -> ort::Result<SessionBuilder> {
+/// The settings that every session of a bundle's graph has.
+pub fn options(builder: SessionBuilder, threads: Option<usize>) -> ort::Result<SessionBuilder> {
     // A number, always: without one ONNX Runtime ties its threads to cores, which it may have to share.
     let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
     Ok(builder

@@ -24,8 +24,9 @@ mod graph;
 mod library;
 mod predictor;
 
+pub use bundle::open as verified_manifest;
 pub use contract::{DECODE, DENOISE, ENCODE, GraphSpecs, OBSERVED, REMEMBER};
 pub use error::Error;
-pub use graph::{GraphSession, Input, Probe, Provider};
-pub use library::init_onnx_runtime;
+pub use graph::{GraphSession, Input, Probe, Provider, options as session_options};
+pub use library::{environment as onnx_environment, init_onnx_runtime};
 pub use predictor::{Predictor, Settings};

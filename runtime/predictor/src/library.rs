@@ -22,7 +22,7 @@ pub fn init_onnx_runtime(library: Option<&Path>) -> Result<PathBuf, Error> {
 }
 
 /// The environment under which sessions are made, loaded by search if nobody did.
-pub(crate) fn environment() -> Result<Environment, Error> {
+pub fn environment() -> Result<Environment, Error> {
     Ok(load(None)?.1)
 }
 
