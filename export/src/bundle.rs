@@ -216,7 +216,7 @@ fn write(
             Arithmetic::W8A8(calibrated) => Some(calibrated.provenance(graphs.iter())),
         },
         geometry: plan.geometry,
-        cache: plan.cache,
+        cache: plan.cache.clone(),
         sampler: plan.sampler,
         graphs: entries,
         files: writer.finish()?,

@@ -1,5 +1,7 @@
 //! `nextclip-export`: looks into checkpoints, writes bundles, compares them with reference tensors.
 
+mod precision;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,6 +15,8 @@ use nextclip_export::{
     observe, parity,
 };
 use nextclip_quant::Observer;
+
+use precision::PrecisionArguments;
 
 /// Turns a checkpoint into a bundle: the folder of ONNX graphs that nextclipd runs.
 #[derive(Parser)]
@@ -114,12 +118,14 @@ struct ExportArguments {
     #[arg(long, value_name = "LAYER")]
     keep_float: Vec<String>,
     #[command(flatten)]
+    parts: PrecisionArguments,
+    #[command(flatten)]
     calibration: CalibrationArguments,
 }
 
-/// How w8a8 finds the ranges of activations.
+/// How 8 bits find their ranges.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Calibration, for w8a8")]
+#[command(next_help_heading = "Calibration, for w8a8 and a cache in int8")]
 struct CalibrationArguments {
     /// Frames to take ranges from: "scenes" (generated), a film, or a folder of films. The best are of the camera
     /// that the bundle is for.
@@ -171,42 +177,50 @@ fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
         time_shift: arguments.time_shift,
         guidance: arguments.guidance,
     };
-    let plan = Plan::new(&checkpoint, &options)?;
-    let arithmetic = arithmetic(&checkpoint, &plan, arguments)?;
+    let mut plan = Plan::new(&checkpoint, &options)?;
+    let arithmetic = arithmetic(&checkpoint, &mut plan, arguments)?;
     let progress = progress_bar("{bytes}/{total_bytes}");
     let manifest = export_as(&checkpoint, &plan, &arithmetic, &arguments.out, &progress)?;
     progress.finish_and_clear();
     let bytes: u64 = manifest.files.values().map(|file| file.bytes).sum();
     println!(
-        "{}: {} for {} in {}, {:.1} MB",
+        "{}: {} for {} in {}, {:.1} MB; at work it keeps {:.1} MB of keys and values in {}",
         arguments.out.display(),
         manifest.source.name,
         manifest.target,
         manifest.precision,
-        bytes as f64 / 1e6
+        bytes as f64 / 1e6,
+        manifest.cache.bytes(&manifest.geometry) as f64 / 1e6,
+        manifest.cache.element
     );
     Ok(ExitCode::SUCCESS)
 }
 
-/// What `--precision` means, calibrated where it needs to be.
+/// What `--precision` and `--cache` mean, calibrated where they need to be.
 fn arithmetic(
     checkpoint: &Checkpoint,
-    plan: &Plan,
+    plan: &mut Plan,
     arguments: &ExportArguments,
 ) -> anyhow::Result<Arithmetic> {
-    let given = &arguments.calibration;
-    match (arguments.precision.as_str(), &given.calibrate) {
-        ("w8a8", Some(footage)) => {
-            let seen = observed(checkpoint, plan, footage, given)?;
-            let choice = Choice::AllBut(arguments.keep_float.clone());
-            Ok(Arithmetic::W8A8(seen.calibrated(given.observer, choice)?))
-        }
-        ("w8a8", None) => anyhow::bail!(
-            "--precision w8a8 needs --calibrate: a film or folder of the camera's footage, or \"scenes\""
+    let (given, parts) = (&arguments.calibration, &arguments.parts);
+    let quantised = arguments.precision == "w8a8";
+    let seen = match (&given.calibrate, quantised || parts.cache.is_calibrated()) {
+        (Some(footage), true) => Some(observed(checkpoint, plan, footage, given)?),
+        (None, true) => anyhow::bail!(
+            "{} needs --calibrate: a film or folder of the camera's footage, or \"scenes\"",
+            if quantised { "--precision w8a8" } else { "--cache int8" }
         ),
-        (_, Some(_)) => anyhow::bail!("--calibrate is for --precision w8a8"),
-        _ => Ok(Arithmetic::Float),
-    }
+        (Some(_), false) => anyhow::bail!("--calibrate is for --precision w8a8 and --cache int8"),
+        (None, false) => None,
+    };
+    plan.cache.element = parts.cache.element(seen.as_ref(), given.observer)?;
+    Ok(match seen.filter(|_| quantised) {
+        Some(seen) => {
+            let choice = Choice::AllBut(arguments.keep_float.clone());
+            Arithmetic::W8A8(seen.calibrated(given.observer, choice)?)
+        }
+        None => Arithmetic::Float,
+    })
 }
 
 fn observed(

@@ -9,11 +9,13 @@
 mod clips;
 mod counts;
 mod error;
+mod heads;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::ProgressBar;
 use ndarray::Array3;
+use nextclip_core::manifest::{CacheElement, CacheShape};
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{Latents, Picture, manifest};
 use nextclip_predictor::{Predictor, Probe, Settings};
@@ -23,6 +25,7 @@ pub use clips::Footage;
 use clips::clips;
 use counts::Counts;
 pub use error::CalibrationError;
+use heads::Heads;
 
 use crate::bundle::{Arithmetic, Built};
 use crate::model::Checkpoint;
@@ -58,6 +61,8 @@ impl Default for Sight {
 #[derive(Clone, Debug)]
 pub struct Observations {
     counts: Counts,
+    heads: Heads,
+    cache: CacheShape,
     sight: Sight,
     /// Denoising steps of each clip.
     steps: usize,
@@ -86,6 +91,7 @@ pub fn observe(
 ) -> Result<Observations, CalibrationError> {
     progress.set_message("reading footage");
     let clips = clips(sight, &plan.geometry)?;
+    let plan = &in_floats(plan);
     let graphs = Built::new(checkpoint, plan, &Precision::Observed)?;
     for graph in graphs.iter() {
         check_weights(graph)?;
@@ -111,8 +117,15 @@ pub fn observe(
             layers.push(used.layer.clone());
         }
     }
-    let counts = run.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok(Observations { counts, sight, steps, layers })
+    let (counts, heads) = run.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(Observations { counts, heads, cache: plan.cache.clone(), sight, steps, layers })
+}
+
+/// The same sizes with a cache in single precision: what is observed is what no rounding has changed.
+pub(crate) fn in_floats(plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
+    plan.cache.element = CacheElement::F32;
+    plan
 }
 
 impl Observations {
@@ -130,6 +143,16 @@ impl Observations {
         let seed = self.sight.seed.wrapping_add(self.sight.clips as u64);
         let sight = Sight { clips: count, seed, footage: self.sight.footage.clone() };
         clips(&sight, &plan.geometry)?.into_iter().map(|clip| Ok(clip.pictures())).collect()
+    }
+
+    /// What a cache in 8 bits needs to know: a scale for each layer's heads by `observer`'s rule.
+    ///
+    /// # Errors
+    /// A head that was seen to hold something else than numbers.
+    pub fn cache_element(&self, observer: Observer) -> Result<CacheElement, CalibrationError> {
+        let Sight { footage, clips, seed, .. } = &self.sight;
+        let calibration = format!("{observer} of {footage}, {clips} clips, seed {seed}");
+        self.heads.element(&self.cache, observer, calibration)
     }
 
     /// Ranges by `observer`'s rule, for the layers of `choice`.
@@ -188,18 +211,20 @@ fn check_weights(graph: &Graph) -> Result<(), CalibrationError> {
 struct Run {
     predictor: Predictor,
     grid: Vec<(f32, f32)>,
-    counts: Arc<Mutex<Counts>>,
+    seen: Arc<Mutex<(Counts, Heads)>>,
 }
 
 impl Run {
     fn new(mut predictor: Predictor, grid: Vec<(f32, f32)>) -> Self {
-        let counts = Arc::new(Mutex::new(Counts::new(grid.len())));
-        let shared = counts.clone();
+        let seen = Arc::new(Mutex::new((Counts::new(grid.len()), Heads::default())));
+        let shared = seen.clone();
         predictor.observe(&Probe::new(move |graph, tensor, values| {
-            let mut counts = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            counts.add(graph, tensor, values.as_standard_layout().as_slice().unwrap_or_default());
+            let (counts, heads) = &mut *shared.lock().unwrap_or_else(PoisonError::into_inner);
+            if !heads.add(tensor, &values) {
+                counts.add(graph, tensor, values.as_standard_layout().as_slice().unwrap_or_default());
+            }
         }));
-        Self { predictor, grid, counts }
+        Self { predictor, grid, seen }
     }
 
     /// One clip: its first C frames are seen, the next N predicted step by step and decoded; the N that came are
@@ -221,7 +246,7 @@ impl Run {
         let mut z =
             Latents::from_shape_vec((geometry.clip, c, h, w), noise(seed, index, len)).unwrap_or_default();
         for (step, &(t, t_next)) in self.grid.iter().enumerate() {
-            self.counts.lock().unwrap_or_else(PoisonError::into_inner).at_step(step);
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).0.at_step(step);
             z = self.predictor.denoise(&z, t, t_next)?;
         }
         if has_vae {
@@ -231,7 +256,7 @@ impl Run {
                 self.predictor.decode(clip)?;
             }
         }
-        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.fault().map_or(Ok(()), Err)
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.0.fault().or_else(|| seen.1.fault()).map_or(Ok(()), Err)
     }
 }

@@ -2,6 +2,7 @@
 //! precision, and the weight file that graphs share.
 
 mod builder;
+mod cached;
 mod graph;
 mod layers;
 mod operators;
@@ -10,6 +11,7 @@ mod quantised;
 mod serialize;
 
 pub use builder::GraphBuilder;
+pub use cached::Cached;
 pub use graph::{Constant, Graph, LayerUse, Layout, Value};
 pub use layers::{Conv, GroupNorm, Linear, Rotation};
 pub(crate) use quantised::covers;

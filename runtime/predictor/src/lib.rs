@@ -24,6 +24,7 @@ mod graph;
 mod library;
 mod predictor;
 
+pub use cache::CacheNumber;
 pub use contract::{DECODE, DENOISE, ENCODE, GraphSpecs, OBSERVED, REMEMBER};
 pub use error::Error;
 pub use graph::{GraphSession, Input, Probe, Provider};
