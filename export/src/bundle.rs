@@ -124,6 +124,16 @@ impl Arithmetic {
     }
 }
 
+impl Arithmetic {
+    /// Files that tell how it came about.
+    fn documents(&self) -> &[(&'static str, Vec<u8>)] {
+        match self {
+            Self::Float => &[],
+            Self::W8A8(calibrated) => &calibrated.documents,
+        }
+    }
+}
+
 /// Only a bundle or an empty folder may be replaced.
 fn refuse_occupied(out: &Path) -> Result<(), BundleError> {
     let empty = || fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
@@ -202,6 +212,9 @@ fn write(
         denoise: entry(&graphs.denoise)?,
         decode: graphs.decode.as_ref().map(&mut entry).transpose()?,
     };
+    for (name, bytes) in arithmetic.documents() {
+        writer.attach(name, bytes)?;
+    }
     let manifest = Manifest {
         schema: SCHEMA,
         producer: format!("nextclip-export {}", env!("CARGO_PKG_VERSION")),
@@ -255,6 +268,14 @@ impl<'a> GraphWriter<'a> {
         fs::write(&path, &bytes).map_err(fault_at(&path))?;
         self.files.insert(name.clone(), FileDigest::of(&bytes));
         Ok(GraphEntry { path: name, inputs: graph.inputs.clone(), outputs: graph.outputs.clone() })
+    }
+
+    /// Writes a file that goes with the graphs.
+    pub fn attach(&mut self, name: &str, bytes: &[u8]) -> Result<(), BundleError> {
+        let path = self.folder.join(name);
+        fs::write(&path, bytes).map_err(fault_at(&path))?;
+        self.files.insert(name.into(), FileDigest::of(bytes));
+        Ok(())
     }
 
     /// Digests of all files written.

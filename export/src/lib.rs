@@ -21,6 +21,7 @@ pub mod model;
 pub mod onnx;
 pub mod parity;
 mod plan;
+pub mod planning;
 pub mod sensitivity;
 
 pub use bundle::{Arithmetic, BundleError, GraphWriter, export, export_as};

@@ -9,9 +9,9 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use nextclip_core::manifest::Target;
 use nextclip_export::model::Checkpoint;
-use nextclip_export::sensitivity::sensitivity;
+use nextclip_export::sensitivity::{DEFAULT_CLIPS, sensitivity};
 use nextclip_export::{
-    Arithmetic, Choice, DEFAULT_OBSERVER, Footage, Observations, Options, Plan, Sight, export_as, inspect,
+    Arithmetic, DEFAULT_OBSERVER, Footage, Observations, Options, Plan, Sight, export_as, inspect,
     observe, parity,
 };
 use nextclip_quant::Observer;
@@ -35,6 +35,8 @@ Examples:
   nextclip-export export models/base --out target/bundles/base-float
   nextclip-export export models/base --out target/bundles/base-int8 --precision w8a8 --calibrate scenes
   nextclip-export export models/base --out mine-int8 --precision w8a8 --calibrate my-camera/ --observer percentile:99.99
+  nextclip-export export models/base --out planned --precision w8a8 --calibrate scenes --max-psnr-drop 0.1
+  nextclip-export export models/base --out again --precision w8a8 --calibrate scenes --plan planned/plan.json
   nextclip-export export video-gpt --out bundle --size 176x320 --history 56 --clip 24 --steps 50 --guidance 1.5
   nextclip-export parity reference/a";
 
@@ -54,8 +56,8 @@ enum Command {
     Export(ExportArguments),
     /// Measures what quantising costs: every layer by itself, and all together.
     ///
-    /// Prints a table, the most sensitive layer first, and writes it as sensitivity.json with a plot,
-    /// sensitivity.png. Layers at its top are candidates for --keep-float.
+    /// Prints a table, the most sensitive layer first, and writes it as sensitivity.txt and sensitivity.json with a
+    /// chart, sensitivity.png. `export --max-psnr-drop` makes a plan of the same measurements.
     Sensitivity {
         /// The checkpoint's folder.
         checkpoint: PathBuf,
@@ -63,7 +65,7 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
         /// Clips to measure on.
-        #[arg(long, value_name = "N", default_value_t = 4)]
+        #[arg(long, value_name = "N", default_value_t = DEFAULT_CLIPS)]
         clips: usize,
         #[command(flatten)]
         calibration: CalibrationArguments,
@@ -204,8 +206,9 @@ fn arithmetic(
 ) -> anyhow::Result<Arithmetic> {
     let (given, parts) = (&arguments.calibration, &arguments.parts);
     let quantised = arguments.precision == "w8a8";
+    let kept = parts.check(quantised)?;
     let seen = match (&given.calibrate, quantised || parts.cache.is_calibrated()) {
-        (Some(footage), true) => Some(observed(checkpoint, plan, footage, given)?),
+        (Some(footage), true) => Some(observed(checkpoint, plan, footage, (given, parts.is_measured()))?),
         (None, true) => anyhow::bail!(
             "{} needs --calibrate: a film or folder of the camera's footage, or \"scenes\"",
             if quantised { "--precision w8a8" } else { "--cache int8" }
@@ -214,23 +217,26 @@ fn arithmetic(
         (None, false) => None,
     };
     plan.cache.element = parts.cache.element(seen.as_ref(), given.observer)?;
-    Ok(match seen.filter(|_| quantised) {
-        Some(seen) => {
-            let choice = Choice::AllBut(arguments.keep_float.clone());
-            Arithmetic::W8A8(seen.calibrated(given.observer, choice)?)
-        }
-        None => Arithmetic::Float,
-    })
+    let Some(seen) = seen.filter(|_| quantised) else { return Ok(Arithmetic::Float) };
+    let progress = progress_bar("{pos}/{len}, {eta} left");
+    let keep_float = arguments.keep_float.clone();
+    let (choice, documents) = match kept {
+        Some(earlier) => earlier.choice(&seen)?,
+        None => parts.choice(checkpoint, plan, (&seen, given.observer), keep_float, &progress)?,
+    };
+    progress.finish_and_clear();
+    Ok(Arithmetic::W8A8(seen.calibrated(given.observer, choice)?.with_documents(documents)))
 }
 
+/// Observes footage, of which a part is kept back where losses will be measured.
 fn observed(
     checkpoint: &Checkpoint,
     plan: &Plan,
     footage: &Footage,
-    given: &CalibrationArguments,
+    (given, keep_back): (&CalibrationArguments, bool),
 ) -> anyhow::Result<Observations> {
-    let sight =
-        Sight { footage: footage.clone(), clips: given.calibration_clips, seed: given.calibration_seed };
+    let CalibrationArguments { calibration_clips: clips, calibration_seed: seed, .. } = *given;
+    let sight = Sight { footage: footage.clone(), clips, seed, keep_back };
     let progress = progress_bar("{pos}/{len} clips, {eta} left");
     let seen = observe(checkpoint, plan, &sight, &progress)?;
     progress.finish_and_clear();
@@ -246,7 +252,8 @@ fn run_sensitivity(
 ) -> anyhow::Result<ExitCode> {
     let checkpoint = Checkpoint::open(checkpoint)?;
     let plan = Plan::new(&checkpoint, &Options::default())?;
-    let seen = observed(&checkpoint, &plan, given.calibrate.as_ref().unwrap_or(&Footage::Scenes), given)?;
+    let footage = given.calibrate.as_ref().unwrap_or(&Footage::Scenes);
+    let seen = observed(&checkpoint, &plan, footage, (given, true))?;
     let progress = progress_bar("{pos}/{len}, {eta} left");
     let report = sensitivity(&checkpoint, &plan, &seen, (given.observer, clips), &progress)?;
     progress.finish_and_clear();

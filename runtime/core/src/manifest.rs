@@ -81,7 +81,7 @@ pub struct Quantisation {
     pub steps: usize,
     /// Layers in 8-bit arithmetic, as `graph: layer`.
     pub layers: Vec<String>,
-    /// Layers that could be and were kept in single precision on request, by their checkpoint paths.
+    /// Layers that could be and were kept in single precision, on request or by a plan, by their checkpoint paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept_float: Vec<String>,
 }
