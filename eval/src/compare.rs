@@ -75,6 +75,8 @@ pub struct Comparison {
     latents: Vec<(f64, f64)>,
     /// Sizes of the bundles in bytes.
     bytes: (u64, u64),
+    /// Sizes of their caches in bytes.
+    cache_bytes: (u64, u64),
     /// The first clips, for pictures.
     pairs: Vec<Pair>,
     clips: usize,
@@ -105,6 +107,7 @@ pub fn compare(
         between: Vec::new(),
         latents: vec![(0.0, 0.0); steps],
         bytes: (bytes(compared.manifest()), bytes(against.manifest())),
+        cache_bytes: (cache_bytes(compared.manifest()), cache_bytes(against.manifest())),
         pairs: Vec::new(),
         clips: clips.len(),
     };
@@ -253,8 +256,12 @@ impl Comparison {
             let values = vec![ms(&self.compared), ms(&self.against), self.speedup(stage)];
             table.with(stage.name(), values)
         });
-        let size = vec![self.bytes.0 as f64 / 1e6, self.bytes.1 as f64 / 1e6, self.size_ratio()];
-        let speed = speed.with("size of the bundle, MB (ratio)", size);
+        let megabytes = |(mine, theirs): (u64, u64)| {
+            vec![mine as f64 / 1e6, theirs as f64 / 1e6, mine as f64 / theirs as f64]
+        };
+        let speed = speed
+            .with("size of the bundle, MB (ratio)", megabytes(self.bytes))
+            .with("keys and values at work, MB (ratio)", megabytes(self.cache_bytes));
         let steps = (1..=self.latents.len()).map(|step| format!("step {step}"));
         let sqnr = Table::new("SQNR of latents in dB, same noise", steps, 1).with("compared", self.sqnr_db());
         [quality, speed, sqnr]
@@ -296,6 +303,11 @@ impl Comparison {
 /// Bytes of a bundle's files.
 fn bytes(manifest: &Manifest) -> u64 {
     manifest.files.values().map(|file| file.bytes).sum()
+}
+
+/// Bytes that a bundle keeps of the past while it runs.
+fn cache_bytes(manifest: &Manifest) -> u64 {
+    manifest.cache.bytes(&manifest.geometry)
 }
 
 /// NaN of nothing.

@@ -175,6 +175,16 @@ impl Arithmetic {
     }
 }
 
+impl Arithmetic {
+    /// Files that tell how it came about.
+    fn documents(&self) -> &[(&'static str, Vec<u8>)] {
+        match self {
+            Self::Float | Self::Blocks(_) => &[],
+            Self::W8A8(calibrated) => &calibrated.documents,
+        }
+    }
+}
+
 impl BundleError {
     /// Says what a full disk means for a bundle of `needed` bytes; other faults stay as they are.
     fn of_room(self, needed: u64) -> Self {
@@ -278,6 +288,9 @@ fn write(
         denoise: entry(&graphs.denoise)?,
         decode: graphs.decode.as_ref().map(&mut entry).transpose()?,
     };
+    for (name, bytes) in arithmetic.documents() {
+        writer.attach(name, bytes)?;
+    }
     let manifest = Manifest {
         schema: SCHEMA,
         producer: format!("nextclip-export {}", env!("CARGO_PKG_VERSION")),
@@ -289,7 +302,7 @@ fn write(
             Arithmetic::W8A8(calibrated) => Some(calibrated.provenance(graphs.iter())),
         },
         geometry: plan.geometry,
-        cache: plan.cache,
+        cache: plan.cache.clone(),
         sampler: plan.sampler,
         graphs: entries,
         files: writer.finish()?,
@@ -329,6 +342,14 @@ impl<'a> GraphWriter<'a> {
         fs::write(&path, &bytes).map_err(fault_at(&path))?;
         self.files.insert(name.clone(), FileDigest::of(&bytes));
         Ok(GraphEntry { path: name, inputs: graph.inputs.clone(), outputs: graph.outputs.clone() })
+    }
+
+    /// Writes a file that goes with the graphs.
+    pub fn attach(&mut self, name: &str, bytes: &[u8]) -> Result<(), BundleError> {
+        let path = self.folder.join(name);
+        fs::write(&path, bytes).map_err(fault_at(&path))?;
+        self.files.insert(name.into(), FileDigest::of(bytes));
+        Ok(())
     }
 
     /// Digests of all files written.

@@ -22,6 +22,7 @@ pub mod model;
 pub mod onnx;
 pub mod parity;
 mod plan;
+pub mod planning;
 pub mod random;
 mod room;
 pub mod sensitivity;

@@ -1,6 +1,7 @@
 //! `nextclip-export`: looks into checkpoints, writes bundles, compares them with reference tensors.
 
 mod arguments;
+mod precision;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,13 +11,15 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use nextclip_core::manifest::Target;
 use nextclip_export::model::Checkpoint;
-use nextclip_export::sensitivity::sensitivity;
+use nextclip_export::sensitivity::{DEFAULT_CLIPS, sensitivity};
 use nextclip_export::usage::Usage;
 use nextclip_export::{
-    Arithmetic, Choice, DEFAULT_OBSERVER, Footage, Observations, Options, Plan, Sight, export_with, inspect,
+    Arithmetic, DEFAULT_OBSERVER, Footage, Observations, Options, Plan, Sight, export_with, inspect,
     observe, parity,
 };
 use nextclip_quant::Observer;
+
+use precision::PrecisionArguments;
 
 /// Turns a checkpoint into a bundle: the folder of ONNX graphs that nextclipd runs.
 #[derive(Parser)]
@@ -36,6 +39,8 @@ Examples:
   nextclip-export export models/base --out target/bundles/base-int8 --precision w8a8 --calibrate scenes
   nextclip-export export models/base --out mine-int8 --precision w8a8 --calibrate my-camera/ --observer percentile:99.99
   nextclip-export export models/base --out mine-w4 --precision w4 --group 32
+  nextclip-export export models/base --out planned --precision w8a8 --calibrate scenes --max-psnr-drop 0.1
+  nextclip-export export models/base --out again --precision w8a8 --calibrate scenes --plan planned/plan.json
   nextclip-export export video-gpt --out bundle --size 176x320 --history 56 --clip 24 --steps 50 --guidance 1.5
   nextclip-export parity reference/a";
 
@@ -55,8 +60,8 @@ enum Command {
     Export(ExportArguments),
     /// Measures what quantising costs: every layer by itself, and all together.
     ///
-    /// Prints a table, the most sensitive layer first, and writes it as sensitivity.json with a plot,
-    /// sensitivity.png. Layers at its top are candidates for --keep-float.
+    /// Prints a table, the most sensitive layer first, and writes it as sensitivity.txt and sensitivity.json with a
+    /// chart, sensitivity.png. `export --max-psnr-drop` makes a plan of the same measurements.
     Sensitivity {
         /// The checkpoint's folder.
         checkpoint: PathBuf,
@@ -64,7 +69,7 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
         /// Clips to measure on.
-        #[arg(long, value_name = "N", default_value_t = 4)]
+        #[arg(long, value_name = "N", default_value_t = DEFAULT_CLIPS)]
         clips: usize,
         #[command(flatten)]
         calibration: CalibrationArguments,
@@ -126,12 +131,14 @@ struct ExportArguments {
     #[command(flatten)]
     weight_only: WeightOnlyArguments,
     #[command(flatten)]
+    parts: PrecisionArguments,
+    #[command(flatten)]
     calibration: CalibrationArguments,
 }
 
-/// How w8a8 finds the ranges of activations.
+/// How 8 bits find their ranges.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Calibration, for w8a8")]
+#[command(next_help_heading = "Calibration, for w8a8 and a cache in int8")]
 struct CalibrationArguments {
     /// Frames to take ranges from: "scenes" (generated), a film, or a folder of films. The best are of the camera
     /// that the bundle is for.
@@ -185,58 +192,68 @@ fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
         time_shift: arguments.time_shift,
         guidance: arguments.guidance,
     };
-    let plan = Plan::new(&checkpoint, &options)?;
-    let arithmetic = arithmetic(&checkpoint, &plan, arguments)?;
+    let mut plan = Plan::new(&checkpoint, &options)?;
+    let arithmetic = arithmetic(&checkpoint, &mut plan, arguments)?;
     let progress = byte_bar();
     let how = arguments.verify.verify;
     let (manifest, verified) = export_with(&checkpoint, &plan, &arithmetic, how, &arguments.out, &progress)?;
     progress.finish_and_clear();
     let bytes: u64 = manifest.files.values().map(|file| file.bytes).sum();
     println!(
-        "{}: {} for {} in {}, {:.1} MB",
+        "{}: {} for {} in {}, {:.1} MB; at work it keeps {:.1} MB of keys and values in {}",
         arguments.out.display(),
         manifest.source.name,
         manifest.target,
         manifest.precision,
-        bytes as f64 / 1e6
+        bytes as f64 / 1e6,
+        manifest.cache.bytes(&manifest.geometry) as f64 / 1e6,
+        manifest.cache.element
     );
     println!("{verified}");
     println!("{usage}");
     Ok(ExitCode::SUCCESS)
 }
 
-/// What `--precision` means, calibrated where it needs to be.
+/// What `--precision` and `--cache` mean, calibrated where they need to be.
 fn arithmetic(
     checkpoint: &Checkpoint,
-    plan: &Plan,
+    plan: &mut Plan,
     arguments: &ExportArguments,
 ) -> anyhow::Result<Arithmetic> {
-    let given = &arguments.calibration;
-    match (arguments.precision.as_str(), &given.calibrate) {
-        ("w8a8", Some(footage)) => {
-            let seen = observed(checkpoint, plan, footage, given)?;
-            let choice = Choice::AllBut(arguments.keep_float.clone());
-            Ok(Arithmetic::W8A8(seen.calibrated(given.observer, choice)?))
-        }
-        ("w8a8", None) => anyhow::bail!(
-            "--precision w8a8 needs --calibrate: a film or folder of the camera's footage, or \"scenes\""
+    let (given, parts) = (&arguments.calibration, &arguments.parts);
+    let quantised = arguments.precision == "w8a8";
+    let kept = parts.check(quantised)?;
+    let seen = match (&given.calibrate, quantised || parts.cache.is_calibrated()) {
+        (Some(footage), true) => Some(observed(checkpoint, plan, footage, (given, parts.is_measured()))?),
+        (None, true) => anyhow::bail!(
+            "{} needs --calibrate: a film or folder of the camera's footage, or \"scenes\"",
+            if quantised { "--precision w8a8" } else { "--cache int8" }
         ),
-        (_, Some(_)) => anyhow::bail!("--calibrate is for --precision w8a8"),
-        (precision, None) => {
-            let weight_only = arguments.weight_only.arithmetic(precision, &arguments.keep_float)?;
-            Ok(weight_only.unwrap_or(Arithmetic::Float))
-        }
-    }
+        (Some(_), false) => anyhow::bail!("--calibrate is for --precision w8a8 and --cache int8"),
+        (None, false) => None,
+    };
+    plan.cache.element = parts.cache.element(seen.as_ref(), given.observer)?;
+    let weight_only = arguments.weight_only.arithmetic(&arguments.precision, &arguments.keep_float)?;
+    let Some(seen) = seen.filter(|_| quantised) else { return Ok(weight_only.unwrap_or(Arithmetic::Float)) };
+    let progress = progress_bar("{pos}/{len}, {eta} left");
+    let keep_float = arguments.keep_float.clone();
+    let (choice, documents) = match kept {
+        Some(earlier) => earlier.choice(&seen)?,
+        None => parts.choice(checkpoint, plan, (&seen, given.observer), keep_float, &progress)?,
+    };
+    progress.finish_and_clear();
+    Ok(Arithmetic::W8A8(seen.calibrated(given.observer, choice)?.with_documents(documents)))
 }
 
+/// Observes footage, of which a part is kept back where losses will be measured.
 fn observed(
     checkpoint: &Checkpoint,
     plan: &Plan,
     footage: &Footage,
-    given: &CalibrationArguments,
+    (given, keep_back): (&CalibrationArguments, bool),
 ) -> anyhow::Result<Observations> {
-    let sight =
-        Sight { footage: footage.clone(), clips: given.calibration_clips, seed: given.calibration_seed };
+    let CalibrationArguments { calibration_clips: clips, calibration_seed: seed, .. } = *given;
+    let sight = Sight { footage: footage.clone(), clips, seed, keep_back };
     let progress = progress_bar("{pos}/{len} clips, {eta} left");
     let seen = observe(checkpoint, plan, &sight, &progress)?;
     progress.finish_and_clear();
@@ -252,7 +269,8 @@ fn run_sensitivity(
 ) -> anyhow::Result<ExitCode> {
     let checkpoint = Checkpoint::open(checkpoint)?;
     let plan = Plan::new(&checkpoint, &Options::default())?;
-    let seen = observed(&checkpoint, &plan, given.calibrate.as_ref().unwrap_or(&Footage::Scenes), given)?;
+    let footage = given.calibrate.as_ref().unwrap_or(&Footage::Scenes);
+    let seen = observed(&checkpoint, &plan, footage, (given, true))?;
     let progress = progress_bar("{pos}/{len}, {eta} left");
     let report = sensitivity(&checkpoint, &plan, &seen, (given.observer, clips), &progress)?;
     progress.finish_and_clear();

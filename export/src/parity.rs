@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressBar;
 use ndarray::{Array4, ArrayView, Axis, Dimension};
 use nextclip_core::checkpoint::TokenIds;
-use nextclip_core::manifest::{CacheShape, Graph as GraphEntry};
+use nextclip_core::manifest::{CacheElement, CacheShape, Graph as GraphEntry};
 use nextclip_core::{Geometry, GeometryError, Latents};
 use nextclip_predictor::{GraphSession, Input, Predictor, Provider, Settings};
 use serde::Deserialize;
@@ -150,7 +150,7 @@ fn autoencoder(source: &CheckpointVae, folder: &Path) -> Result<Vec<Line>, Parit
         frame_interval_ms: 1,
     };
     geometry.validate()?;
-    let cache = CacheShape { layers: 0, batch: 1, kv_heads: 0, head_dim: 0 };
+    let cache = CacheShape { layers: 0, batch: 1, kv_heads: 0, head_dim: 0, element: CacheElement::F32 };
     let graphs = [
         encode(&source.vae, &geometry, &cache, Pixels::F32, &Precision::Float),
         decode(&source.vae, &geometry, &cache, Pixels::F32, &Precision::Float),

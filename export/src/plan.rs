@@ -1,6 +1,6 @@
 //! What to export: the sizes and settings of a bundle, resolved from options, checkpoint and defaults.
 
-use nextclip_core::manifest::{CacheShape, SamplerDefaults, Target};
+use nextclip_core::manifest::{CacheElement, CacheShape, SamplerDefaults, Target};
 use nextclip_core::sampler::{GridError, TimeGrid};
 use nextclip_core::{Geometry, GeometryError};
 use thiserror::Error;
@@ -41,11 +41,12 @@ pub struct Options {
 }
 
 /// Sizes and settings of a bundle, all of them valid.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// Sizes of frames, tokens and clips.
     pub geometry: Geometry,
-    /// Sizes of the cache.
+    /// Sizes of the cache, and what it is kept as; a cache in 8 bits needs scales, see
+    /// [`crate::Observations::cache_element`].
     pub cache: CacheShape,
     /// How noise becomes a clip.
     pub sampler: SamplerDefaults,
@@ -107,6 +108,7 @@ impl Plan {
             batch: 1,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim(),
+            element: CacheElement::F32,
         };
         Ok(Self { geometry, cache, sampler, target: Target::Cpu })
     }

@@ -306,7 +306,7 @@ fn a_manifest_that_lies_is_refused_by_the_tensor() {
     let expected = "graph \"denoise\" input \"z\" is f32[1, 3, 4, 4, 6], manifest says f32[1, 2, 4, 4, 6]";
     assert_eq!(message, expected);
     let message = edit(&|manifest| manifest["schema"] = 7.into());
-    assert!(message.contains("schema 7, this program reads 1"), "{message}");
+    assert!(message.contains("schema 7, this program reads 1 to 2"), "{message}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use indicatif::ProgressBar;
 use ndarray::{Array2, Array3, Array4, Array5, ArrayD, Axis, s};
 use nextclip_core::checkpoint::{RopeKind, RopeScaling, TransformerConfig};
-use nextclip_core::manifest::CacheShape;
+use nextclip_core::manifest::{CacheElement, CacheShape};
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{Geometry, Latents, Manifest, Picture};
 use nextclip_export::model::{Checkpoint, Pixels, decode, encode};
@@ -180,7 +180,7 @@ impl ByHand {
     /// what must not matter.
     fn cache(&self, held: &[Block], slots: &[usize]) -> ([Array5<f32>; 2], Array2<i64>) {
         let geometry = &self.manifest.geometry;
-        let CacheShape { layers, batch, kv_heads, head_dim } = self.manifest.cache;
+        let CacheShape { layers, batch, kv_heads, head_dim, .. } = self.manifest.cache;
         let tokens = geometry.block_tokens();
         let mut cache = [(); 2]
             .map(|()| Array5::from_elem((layers, batch, kv_heads, geometry.history * tokens, head_dim), 3.5));
@@ -306,7 +306,7 @@ fn samples_of_8_bits_are_float_pictures_rounded() {
     let bench = Bench::new(1.0, 1, 1.0);
     let folder = tempfile::tempdir().unwrap();
     let vae = &bench.checkpoint.vae.as_ref().unwrap().vae;
-    let cache = CacheShape { layers: 0, batch: 1, kv_heads: 0, head_dim: 0 };
+    let cache = CacheShape { layers: 0, batch: 1, kv_heads: 0, head_dim: 0, element: CacheElement::F32 };
     let progress = ProgressBar::hidden();
     let mut writer = GraphWriter::create(folder.path(), &progress).unwrap();
     let graphs = [

@@ -110,10 +110,11 @@ impl CompareArgs {
 fn named(manifest: &Manifest) -> String {
     let bytes: u64 = manifest.files.values().map(|file| file.bytes).sum();
     format!(
-        "{}, {} for {}, {:.1} MB",
+        "{}, {} for {}, {:.1} MB, keys and values in {}",
         manifest.source.name,
         manifest.precision,
         manifest.target,
-        bytes as f64 / 1e6
+        bytes as f64 / 1e6,
+        manifest.cache.element
     )
 }

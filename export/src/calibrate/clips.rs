@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use nextclip_core::{Geometry, Pace, Pacer, Picture};
-use nextclip_media::{Fit, films, read_video};
+use nextclip_media::{Fit, films, learnable, read_video};
 use nextclip_scenes::Split;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -61,8 +61,29 @@ impl Clip {
     }
 }
 
-/// The clips of `sight`, at least one.
-pub(super) fn clips(sight: &Sight, geometry: &Geometry) -> Result<Vec<Clip>, CalibrationError> {
+/// Which clips of films.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    /// All of them.
+    All,
+    /// Those that ranges are taken from.
+    Ranges,
+    /// Those that losses are measured on: every fourth, from the second on.
+    Losses,
+}
+
+impl Share {
+    fn takes(self, index: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Ranges => index % 4 != 1,
+            Self::Losses => index % 4 == 1,
+        }
+    }
+}
+
+/// The clips of `sight`, at least one. Scenes never end: it is the seed that tells theirs apart.
+pub(super) fn clips(sight: &Sight, geometry: &Geometry, share: Share) -> Result<Vec<Clip>, CalibrationError> {
     if sight.clips == 0 {
         return Err(CalibrationError::NoClips);
     }
@@ -71,45 +92,84 @@ pub(super) fn clips(sight: &Sight, geometry: &Geometry) -> Result<Vec<Clip>, Cal
             let scene = |index| Clip::Scene { seed: sight.seed.wrapping_add(index), geometry: *geometry };
             Ok((0..sight.clips as u64).map(scene).collect())
         }
-        Footage::Films(path) => film_clips(path, sight, geometry),
+        Footage::Films(path) => film_clips(path, sight, geometry, share),
     }
 }
 
-/// A fair choice among the films' clips, which do not overlap. Films are read once and in order; no more pictures
-/// are held than those of the chosen clips.
-fn film_clips(path: &Path, sight: &Sight, geometry: &Geometry) -> Result<Vec<Clip>, CalibrationError> {
+/// A fair choice among the films' clips, which do not overlap and are not held out for measuring bundles. Films are
+/// read twice, once to learn their lengths; no more pictures are held than those of the chosen clips.
+fn film_clips(
+    path: &Path,
+    sight: &Sight,
+    geometry: &Geometry,
+    share: Share,
+) -> Result<Vec<Clip>, CalibrationError> {
     let frames = geometry.history + geometry.clip;
+    let films = films(path)?;
+    let mut lengths = Vec::new();
+    for film in &films {
+        paced(film, geometry, |_, start| {
+            if start {
+                lengths.push(0);
+            }
+            lengths.last_mut().into_iter().for_each(|length| *length += 1);
+        })?;
+    }
+    let usable = learnable(&lengths);
     let mut choice = Choice { most: sight.clips, met: 0, chosen: vec![] };
     let mut dice = ChaCha8Rng::seed_from_u64(sight.seed);
-    let mut longest = 0;
-    for film in films(path)? {
-        let mut pacer = Pacer::new(u64::from(geometry.frame_interval_ms) * 1_000_000);
-        let mut stretch = 0;
-        let mut pictures = Vec::with_capacity(frames);
-        for frame in read_video(&film, geometry.width, geometry.height, Fit::default())? {
-            let frame = frame?;
-            match pacer.offer(frame.captured_ns) {
-                Pace::Skip => continue,
-                Pace::Take => {}
-                Pace::TakeAfterGap => {
-                    // A gap in time: what was gathered cannot go on.
-                    pictures.clear();
-                    stretch = 0;
-                }
+    let (mut stretch, mut place, mut clips) = (0, 0, 0);
+    let mut pictures = Vec::with_capacity(frames);
+    for film in &films {
+        paced(film, geometry, |picture, start| {
+            if start {
+                (stretch, place) = (stretch + 1, 0);
+                // What was gathered before a gap cannot go on.
+                pictures.clear();
             }
-            pictures.push(frame.picture);
-            stretch += 1;
-            longest = longest.max(stretch);
+            place += 1;
+            if usable.get(stretch - 1).is_some_and(|usable| place <= *usable) {
+                pictures.push(picture);
+            }
             if pictures.len() == frames {
-                choice.offer(std::mem::replace(&mut pictures, Vec::with_capacity(frames)), &mut dice);
+                let clip = std::mem::replace(&mut pictures, Vec::with_capacity(frames));
+                if share.takes(clips) {
+                    choice.offer(clip, &mut dice);
+                }
+                clips += 1;
             }
+        })?;
+    }
+    match choice.chosen.is_empty() {
+        false => Ok(choice.chosen.into_iter().map(Clip::Film).collect()),
+        true if clips > 0 => Err(CalibrationError::NothingLeft { path: path.into(), clips }),
+        true => {
+            let longest = usable.into_iter().max().unwrap_or(0);
+            let interval_ms = geometry.frame_interval_ms;
+            Err(CalibrationError::TooShort { path: path.into(), longest, frames, interval_ms })
         }
     }
-    if choice.chosen.is_empty() {
-        let interval_ms = geometry.frame_interval_ms;
-        return Err(CalibrationError::TooShort { path: path.into(), longest, frames, interval_ms });
+}
+
+/// The pictures of a film at the model's pace, each with whether it starts a stretch without gaps.
+fn paced(
+    film: &Path,
+    geometry: &Geometry,
+    mut take: impl FnMut(Picture, bool),
+) -> Result<(), CalibrationError> {
+    let mut pacer = Pacer::new(u64::from(geometry.frame_interval_ms) * 1_000_000);
+    let mut first = true;
+    for frame in read_video(film, geometry.width, geometry.height, Fit::default())? {
+        let frame = frame?;
+        let gap = match pacer.offer(frame.captured_ns) {
+            Pace::Skip => continue,
+            Pace::Take => false,
+            Pace::TakeAfterGap => true,
+        };
+        take(frame.picture, first || gap);
+        first = false;
     }
-    Ok(choice.chosen.into_iter().map(Clip::Film).collect())
+    Ok(())
 }
 
 /// Keeps of a stream of unknown length a fair choice (Vitter's algorithm R).
@@ -136,6 +196,14 @@ impl<T> Choice<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_apart_and_cover_everything() {
+        for index in 0..12 {
+            assert!(Share::All.takes(index) && Share::Ranges.takes(index) != Share::Losses.takes(index));
+        }
+        assert!(Share::Ranges.takes(0) && Share::Losses.takes(1), "two clips serve both");
+    }
 
     #[test]
     fn the_choice_is_fair_and_bounded() {

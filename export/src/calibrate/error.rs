@@ -31,6 +31,22 @@ pub enum CalibrationError {
         /// Time between frames.
         interval_ms: u32,
     },
+    /// All clips of films were needed for ranges.
+    #[error(
+        "{}: {clips} whole clip{}: losses are measured on clips that ranges were not taken from, so there must be at \
+         least 2",
+        path.display(),
+        if *clips == 1 { "" } else { "s" }
+    )]
+    NothingLeft {
+        /// The film or folder.
+        path: PathBuf,
+        /// Whole clips of it.
+        clips: usize,
+    },
+    /// Losses were asked for of footage of which nothing was kept back.
+    #[error("losses cannot be measured: no clip of the films was kept back when ranges were taken")]
+    NothingKeptBack,
     /// The footage cannot be read.
     #[error(transparent)]
     Footage(#[from] nextclip_media::Error),

@@ -9,25 +9,29 @@
 mod clips;
 mod counts;
 mod error;
+mod heads;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::ProgressBar;
 use ndarray::Array3;
+use nextclip_core::manifest::{CacheElement, CacheShape};
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{Latents, Picture, manifest};
 use nextclip_predictor::{Predictor, Probe, Settings};
 use nextclip_quant::Observer;
 
 pub use clips::Footage;
-use clips::clips;
+use clips::{Share, clips};
 use counts::Counts;
 pub use error::CalibrationError;
+use heads::Heads;
 
 use crate::bundle::{Arithmetic, Built};
 use crate::model::Checkpoint;
 use crate::onnx::{Choice, Graph, Precision, Recipe, covers};
 use crate::plan::Plan;
+use crate::planning::Census;
 
 /// Fewer steps than these are not looked at: a daemon may take more than the bundle's own number, and noise
 /// alone would not show what the later steps hold.
@@ -46,11 +50,13 @@ pub struct Sight {
     pub clips: usize,
     /// Of scenes, of noise, and of the choice among a film's clips.
     pub seed: u64,
+    /// Whether every fourth clip of films is left out, for losses to be measured on.
+    pub keep_back: bool,
 }
 
 impl Default for Sight {
     fn default() -> Self {
-        Self { footage: Footage::Scenes, clips: 24, seed: 0 }
+        Self { footage: Footage::Scenes, clips: 24, seed: 0, keep_back: false }
     }
 }
 
@@ -58,11 +64,14 @@ impl Default for Sight {
 #[derive(Clone, Debug)]
 pub struct Observations {
     counts: Counts,
+    heads: Heads,
+    cache: CacheShape,
     sight: Sight,
     /// Denoising steps of each clip.
     steps: usize,
     /// Every layer that can be quantised, by its checkpoint path, in the order of use.
     layers: Vec<String>,
+    census: Census,
 }
 
 /// Ranges, and where they came from.
@@ -72,6 +81,8 @@ pub struct Calibrated {
     observer: Observer,
     sight: Sight,
     steps: usize,
+    /// Files that go into the bundle, by name: how the choice came about.
+    pub(crate) documents: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// Runs the checkpoint in single precision over the clips of `sight`, at the sizes of `plan`.
@@ -85,7 +96,9 @@ pub fn observe(
     progress: &ProgressBar,
 ) -> Result<Observations, CalibrationError> {
     progress.set_message("reading footage");
-    let clips = clips(sight, &plan.geometry)?;
+    let share = if sight.keep_back { Share::Ranges } else { Share::All };
+    let clips = clips(sight, &plan.geometry, share)?;
+    let plan = &in_floats(plan);
     let graphs = Built::new(checkpoint, plan, &Precision::Observed)?;
     for graph in graphs.iter() {
         check_weights(graph)?;
@@ -111,8 +124,16 @@ pub fn observe(
             layers.push(used.layer.clone());
         }
     }
-    let counts = run.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok(Observations { counts, sight, steps, layers })
+    let (counts, heads) = run.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let census = Census::of(graphs.iter(), &layers, plan.sampler.steps);
+    Ok(Observations { counts, heads, cache: plan.cache.clone(), sight, steps, layers, census })
+}
+
+/// The same sizes with a cache in single precision: what is observed is what no rounding has changed.
+pub(crate) fn in_floats(plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
+    plan.cache.element = CacheElement::F32;
+    plan
 }
 
 impl Observations {
@@ -121,15 +142,38 @@ impl Observations {
         &self.layers
     }
 
-    /// Clips of the same footage to measure on; of scenes they are others than those that were observed.
+    /// What there is in the model besides, and how much each layer does.
+    pub(crate) fn census(&self) -> &Census {
+        &self.census
+    }
+
+    /// What was looked at, in words.
+    pub(crate) fn described(&self) -> String {
+        let Sight { footage, clips, seed, .. } = &self.sight;
+        format!("{footage}, {clips} clips, seed {seed}")
+    }
+
+    /// Clips of the same footage to measure on, others than those that were observed: of films those that were kept
+    /// back.
     pub(crate) fn unseen_clips(
         &self,
         count: usize,
         plan: &Plan,
     ) -> Result<Vec<Vec<Picture>>, CalibrationError> {
         let seed = self.sight.seed.wrapping_add(self.sight.clips as u64);
-        let sight = Sight { clips: count, seed, footage: self.sight.footage.clone() };
-        clips(&sight, &plan.geometry)?.into_iter().map(|clip| Ok(clip.pictures())).collect()
+        let sight = Sight { clips: count, seed, ..self.sight.clone() };
+        if !sight.keep_back && sight.footage != Footage::Scenes {
+            return Err(CalibrationError::NothingKeptBack);
+        }
+        clips(&sight, &plan.geometry, Share::Losses)?.into_iter().map(|clip| Ok(clip.pictures())).collect()
+    }
+
+    /// What a cache in 8 bits needs to know: a scale for each layer's heads by `observer`'s rule.
+    ///
+    /// # Errors
+    /// A head that was seen to hold something else than numbers.
+    pub fn cache_element(&self, observer: Observer) -> Result<CacheElement, CalibrationError> {
+        self.heads.element(&self.cache, observer, format!("{observer} of {}", self.described()))
     }
 
     /// Ranges by `observer`'s rule, for the layers of `choice`.
@@ -142,11 +186,18 @@ impl Observations {
             return Err(CalibrationError::NoLayer { name: name.clone(), layers: self.layers.clone() });
         }
         let recipe = Arc::new(Recipe { ranges: self.counts.ranges(observer)?, choice });
-        Ok(Calibrated { recipe, observer, sight: self.sight.clone(), steps: self.steps })
+        let documents = vec![];
+        Ok(Calibrated { recipe, observer, sight: self.sight.clone(), steps: self.steps, documents })
     }
 }
 
 impl Calibrated {
+    /// With files that tell how the choice of layers came about; they go into the bundle.
+    pub fn with_documents(mut self, documents: Vec<(&'static str, Vec<u8>)>) -> Self {
+        self.documents = documents;
+        self
+    }
+
     /// What the manifest says of a bundle with these graphs.
     pub(crate) fn provenance<'a>(&self, graphs: impl Iterator<Item = &'a Graph>) -> manifest::Quantisation {
         let (mut layers, mut kept_float) = (Vec::new(), Vec::new());
@@ -188,18 +239,20 @@ fn check_weights(graph: &Graph) -> Result<(), CalibrationError> {
 struct Run {
     predictor: Predictor,
     grid: Vec<(f32, f32)>,
-    counts: Arc<Mutex<Counts>>,
+    seen: Arc<Mutex<(Counts, Heads)>>,
 }
 
 impl Run {
     fn new(mut predictor: Predictor, grid: Vec<(f32, f32)>) -> Self {
-        let counts = Arc::new(Mutex::new(Counts::new(grid.len())));
-        let shared = counts.clone();
+        let seen = Arc::new(Mutex::new((Counts::new(grid.len()), Heads::default())));
+        let shared = seen.clone();
         predictor.observe(&Probe::new(move |graph, tensor, values| {
-            let mut counts = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            counts.add(graph, tensor, values.as_standard_layout().as_slice().unwrap_or_default());
+            let (counts, heads) = &mut *shared.lock().unwrap_or_else(PoisonError::into_inner);
+            if !heads.add(tensor, &values) {
+                counts.add(graph, tensor, values.as_standard_layout().as_slice().unwrap_or_default());
+            }
         }));
-        Self { predictor, grid, counts }
+        Self { predictor, grid, seen }
     }
 
     /// One clip: its first C frames are seen, the next N predicted step by step and decoded; the N that came are
@@ -221,7 +274,7 @@ impl Run {
         let mut z =
             Latents::from_shape_vec((geometry.clip, c, h, w), noise(seed, index, len)).unwrap_or_default();
         for (step, &(t, t_next)) in self.grid.iter().enumerate() {
-            self.counts.lock().unwrap_or_else(PoisonError::into_inner).at_step(step);
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).0.at_step(step);
             z = self.predictor.denoise(&z, t, t_next)?;
         }
         if has_vae {
@@ -231,7 +284,7 @@ impl Run {
                 self.predictor.decode(clip)?;
             }
         }
-        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.fault().map_or(Ok(()), Err)
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.0.fault().or_else(|| seen.1.fault()).map_or(Ok(()), Err)
     }
 }

@@ -2,10 +2,11 @@
 
 use nextclip_core::Geometry;
 use nextclip_core::checkpoint::TransformerConfig;
+use nextclip_core::manifest::CacheElement;
 
 use super::embed::{RotaryTable, history_bias};
 use super::transformer::Layer;
-use crate::onnx::{GraphBuilder, Linear, Rotation, Value};
+use crate::onnx::{Cached, GraphBuilder, Linear, Rotation, Value};
 
 /// The sizes that layer code needs.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,8 @@ pub(super) struct Memory {
     rotation: Rotation,
     /// (B, 1, 1, C * L): hides empty slots.
     pub(super) bias: Value,
+    /// What keys and values are kept as.
+    element: CacheElement,
 }
 
 impl Memory {
@@ -51,19 +54,25 @@ impl Memory {
         [keys, values, slot_positions]: [&Value; 3],
         table: &RotaryTable,
         geometry: &Geometry,
+        element: &CacheElement,
     ) -> Self {
         let bias = history_bias(g, slot_positions, geometry);
         // An empty slot's rotation does not matter, but its index must exist.
         let first = g.index(0);
         let frames = g.zip("Max", slot_positions, &first);
         let rotation = table.blocks(g, &frames);
-        Self { keys: keys.clone(), values: values.clone(), rotation, bias }
+        Self { keys: keys.clone(), values: values.clone(), rotation, bias, element: element.clone() }
     }
 
     /// The keys of layer `i`, rotated to their places, and its values: each (B, n_kv, C * L, d_head).
     fn layer(&self, g: &mut GraphBuilder, i: usize) -> (Value, Value) {
         let index = g.index(i as i64);
-        let (keys, values) = (g.gather(&self.keys, &index), g.gather(&self.values, &index));
+        // Converted a layer at a time: the whole cache in floats would be the memory that was saved.
+        let [keys, values] =
+            [(&self.keys, Cached::Keys), (&self.values, Cached::Values)].map(|(all, what)| {
+                let one = g.gather(all, &index);
+                g.from_cache(&one, what, i, &self.element)
+            });
         (g.rotary(&keys, &self.rotation), values)
     }
 }

@@ -52,7 +52,7 @@ pub fn denoise(
     }
 
     let table = RotaryTable::new(&mut g, config, geometry);
-    let memory = Memory::new(&mut g, [keys, values, slot_positions], &table, geometry);
+    let memory = Memory::new(&mut g, [keys, values, slot_positions], &table, geometry, &cache.element);
     let clip_frames = frames_from(&mut g, position, frames);
     let rotation = table.blocks(&mut g, &clip_frames);
     let clip = ClipAttention { memory, rotation, batch, guided, sizes };

@@ -12,7 +12,7 @@ use super::decoder::{
 };
 use super::embed::{RotaryTable, block_bias, patch_positions, patch_tokens, special_token};
 use super::transformer::Transformer;
-use crate::onnx::{Graph, GraphBuilder, Precision, Value};
+use crate::onnx::{Cached, Graph, GraphBuilder, Precision, Value};
 
 /// A clean latent and the remembered frames before it -> the frame's own keys (not rotated) and values.
 pub fn remember(
@@ -41,13 +41,17 @@ pub fn remember(
     let mut x = g.concat(&[&img, &frame, &img_end], 1); // (B, L, d)
 
     let table = RotaryTable::new(g, config, geometry);
-    let memory = Memory::new(g, [keys, values, slot_positions], &table, geometry);
+    let memory = Memory::new(g, [keys, values, slot_positions], &table, geometry, &cache.element);
     let own_frames = frames_from(g, position, 1);
     let rotation = table.blocks(g, &own_frames);
     let own_bias = block_bias(g, Role::Clean, 1, geometry);
     let bias = joint_bias(g, &memory, &own_bias); // (B, 1, L, C * L + L)
 
     let (mut new_keys, mut new_values) = (vec![], vec![]);
+    let mut keep = |g: &mut GraphBuilder, i: usize, keys: &Value, values: &Value| {
+        new_keys.push(g.into_cache(keys, Cached::Keys, i, &cache.element));
+        new_values.push(g.into_cache(values, Cached::Values, i, &cache.element));
+    };
     let last = llm.layers.len() - 1;
     for (i, layer) in llm.layers.iter().enumerate() {
         g.within(format!("llm.layers.{i}"), |g| {
@@ -55,8 +59,7 @@ pub fn remember(
             if i == last {
                 // Nobody reads a clean frame's last hidden states: its keys and values are the result.
                 let [keys, values] = keys_and_values(g, &h, &layer.qkv_proj, &sizes);
-                new_keys.push(keys);
-                new_values.push(values);
+                keep(g, i, &keys, &values);
                 return;
             }
             let own = heads(g, &h, &layer.qkv_proj, &sizes); // (B, heads, L, d_head)
@@ -64,8 +67,7 @@ pub fn remember(
             let keys = g.rotary(&own.keys, &rotation);
             let mixed = attend_with_memory(g, &memory, i, [&queries, &keys, &own.values], &bias);
             x = after_attention(g, layer, &x, &mixed, &sizes);
-            new_keys.push(own.keys);
-            new_values.push(own.values);
+            keep(g, i, &own.keys, &own.values);
         });
     }
     for (spec, layers) in specs.outputs.iter().zip([new_keys, new_values]) {

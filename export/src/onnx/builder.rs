@@ -39,6 +39,7 @@ impl GraphBuilder {
             inputs: vec![],
             outputs: vec![],
             layers: vec![],
+            work: BTreeMap::new(),
         };
         Self {
             graph,
@@ -147,6 +148,11 @@ impl GraphBuilder {
             domain: if RUNTIME_OPERATORS.contains(&op) { RUNTIME_DOMAIN.into() } else { String::new() },
             attribute,
         });
+    }
+
+    /// Counts multiply-adds of a product at the place where it is made.
+    pub(super) fn note_work(&mut self, multiply_adds: usize) {
+        *self.graph.work.entry(self.scope.clone()).or_default() += multiply_adds as u64;
     }
 
     pub(super) fn unique(&mut self, op: &str) -> String {

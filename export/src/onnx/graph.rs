@@ -142,6 +142,9 @@ pub struct Graph {
     pub outputs: Vec<TensorSpec>,
     /// Layers that can be quantised, in the order of their use.
     pub layers: Vec<LayerUse>,
+    /// Multiply-adds of matrix products and convolutions, by the place in the checkpoint that the builder was at: a
+    /// layer's own, or that around an attention's products.
+    pub work: BTreeMap<String, u64>,
 }
 
 impl Graph {

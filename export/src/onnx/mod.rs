@@ -2,6 +2,7 @@
 //! precision, and the weight file that graphs share.
 
 mod builder;
+mod cached;
 mod graph;
 mod layers;
 mod operators;
@@ -11,6 +12,7 @@ mod serialize;
 mod weight_only;
 
 pub use builder::GraphBuilder;
+pub use cached::Cached;
 pub use graph::{Constant, Graph, LayerUse, Layout, Value};
 pub use layers::{Conv, GroupNorm, Linear, Rotation};
 pub(crate) use quantised::covers;

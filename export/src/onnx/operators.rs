@@ -50,6 +50,7 @@ impl GraphBuilder {
         assert_eq!(inner, inner_b, "MatMul of {a} and {b}");
         let batch = broadcast("MatMul", a, b, &a.shape[..a.rank() - 2], &b.shape[..b.rank() - 2]);
         let shape = [batch, vec![rows, columns]].concat();
+        self.note_work(len(&shape) * inner);
         self.node("MatMul", &[a, b], vec![], &shape, a.dtype)
     }
 
@@ -190,6 +191,7 @@ impl GraphBuilder {
             ints("pads", pads.map(|pad| pad as i64).into()),
         ];
         let shape = [x.shape[0], weight.shape[0], rows, columns];
+        self.note_work(len(&shape) * len(&weight.shape[1..]));
         self.node("Conv", &[x, weight, bias], attributes, &shape, x.dtype)
     }
 

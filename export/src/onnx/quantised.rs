@@ -160,7 +160,12 @@ impl GraphBuilder {
     }
 
     fn observe(&mut self, tensor: &Value) {
-        let name = format!("{}{}", nextclip_predictor::OBSERVED, tensor.name);
+        self.observe_as(&tensor.name, tensor);
+    }
+
+    /// The same under a name of its own.
+    pub(super) fn observe_as(&mut self, name: &str, tensor: &Value) {
+        let name = format!("{}{name}", nextclip_predictor::OBSERVED);
         if self.graph.outputs.iter().all(|output| output.name != name) {
             let spec = TensorSpec { name, dtype: tensor.dtype, shape: tensor.shape.clone() };
             self.output(&spec, tensor);

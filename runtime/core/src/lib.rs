@@ -17,6 +17,7 @@
 //! # Ok::<(), nextclip_core::sampler::GridError>(())
 //! ```
 
+mod cache;
 pub mod checkpoint;
 pub mod compositing;
 mod geometry;

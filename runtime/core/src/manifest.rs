@@ -10,10 +10,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+pub use crate::cache::{CacheElement, CacheShape};
 use crate::geometry::{Geometry, GeometryError};
 
-/// The schema number that this version writes, and the only one that it reads.
-pub const SCHEMA: u32 = 1;
+/// The schema number that this version writes. 2 added the element type of the cache; what 1 says reads the same.
+pub const SCHEMA: u32 = 2;
+
+/// The oldest schema number that this version reads.
+pub const OLDEST_SCHEMA: u32 = 1;
 
 /// Name of the manifest within a bundle's folder.
 pub const FILE_NAME: &str = "manifest.json";
@@ -22,7 +26,7 @@ pub const FILE_NAME: &str = "manifest.json";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Schema number, [`SCHEMA`].
+    /// Schema number, [`OLDEST_SCHEMA`] to [`SCHEMA`].
     pub schema: u32,
     /// Program and version that wrote the bundle.
     pub producer: String,
@@ -37,7 +41,7 @@ pub struct Manifest {
     pub quantisation: Option<Quantisation>,
     /// Sizes of frames, tokens and clips.
     pub geometry: Geometry,
-    /// Sizes of the key-value cache.
+    /// Sizes and element type of the key-value cache.
     pub cache: CacheShape,
     /// How noise becomes a clip, unless the runtime is told otherwise.
     pub sampler: SamplerDefaults,
@@ -77,7 +81,7 @@ pub struct Quantisation {
     pub steps: usize,
     /// Layers in 8-bit arithmetic, as `graph: layer`.
     pub layers: Vec<String>,
-    /// Layers that could be and were kept in single precision on request, by their checkpoint paths.
+    /// Layers that could be and were kept in single precision, on request or by a plan, by their checkpoint paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept_float: Vec<String>,
 }
@@ -96,21 +100,6 @@ impl fmt::Display for Target {
             Self::Cpu => f.write_str("cpu"),
         }
     }
-}
-
-/// Sizes of the cached keys and values: each is (layers, batch, kv_heads, C * L, head_dim), f32, keys
-/// before rotation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CacheShape {
-    /// n_layer.
-    pub layers: usize,
-    /// Cameras served by one pass.
-    pub batch: usize,
-    /// n_kv.
-    pub kv_heads: usize,
-    /// d_head.
-    pub head_dim: usize,
 }
 
 /// Sampling settings that a model works well with.
@@ -184,7 +173,7 @@ impl fmt::Display for TensorSpec {
     }
 }
 
-/// Element types of tensors. At the border of a graph are only u8, i64 and floating point.
+/// Element types of tensors. At the border of a graph are only u8, i64, floating point, and of a cache i8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
@@ -200,6 +189,18 @@ pub enum Dtype {
     F32,
     /// Half precision.
     F16,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::U8 | Self::I8 => 1,
+            Self::F16 => 2,
+            Self::I32 | Self::F32 => 4,
+            Self::I64 => 8,
+        }
+    }
 }
 
 impl fmt::Display for Dtype {
@@ -232,11 +233,16 @@ pub enum ManifestError {
     #[error("{FILE_NAME}: {0}")]
     Parse(#[from] serde_json::Error),
     /// Written by another version.
-    #[error("{FILE_NAME}: schema {0}, this program reads {SCHEMA}: export the bundle again")]
+    #[error(
+        "{FILE_NAME}: schema {0}, this program reads {OLDEST_SCHEMA} to {SCHEMA}: export the bundle again"
+    )]
     Schema(u64),
     /// Sizes that no model has.
     #[error("{FILE_NAME}: geometry: {0}")]
     Geometry(#[from] GeometryError),
+    /// A cache that no graph has.
+    #[error("{FILE_NAME}: cache: {0}")]
+    Cache(String),
     /// A file is named that has no digest, or lies outside the bundle.
     #[error("{FILE_NAME}: graph {graph}: path {path:?} {why}")]
     Path {
@@ -267,11 +273,14 @@ impl Manifest {
         // The schema first, by itself: another schema's other fields would only give a puzzling error.
         let value: serde_json::Value = serde_json::from_str(text)?;
         match value.get("schema").and_then(serde_json::Value::as_u64) {
-            Some(schema) if schema != u64::from(SCHEMA) => return Err(ManifestError::Schema(schema)),
+            Some(schema) if !(u64::from(OLDEST_SCHEMA)..=u64::from(SCHEMA)).contains(&schema) => {
+                return Err(ManifestError::Schema(schema));
+            }
             _ => {}
         }
         let manifest: Self = serde_json::from_value(value)?;
         manifest.geometry.validate()?;
+        manifest.cache.validate().map_err(ManifestError::Cache)?;
         for (graph, Graph { path, .. }) in manifest.graphs.iter() {
             let fault = |why| Err(ManifestError::Path { graph, path: path.clone(), why });
             if path.starts_with('/') || path.split('/').any(|part| part == "..") {
@@ -340,7 +349,7 @@ mod tests {
                 clip: 2,
                 frame_interval_ms: 200,
             },
-            cache: CacheShape { layers: 1, batch: 1, kv_heads: 1, head_dim: 8 },
+            cache: CacheShape { layers: 1, batch: 1, kv_heads: 1, head_dim: 8, element: CacheElement::F32 },
             sampler: SamplerDefaults { steps: 2, time_shift: 1.0, guidance: 1.0 },
             graphs: Graphs {
                 encode: None,
@@ -359,13 +368,35 @@ mod tests {
     }
 
     #[test]
+    fn older_bundles_have_a_cache_in_single_precision() {
+        let mut value = serde_json::to_value(manifest()).unwrap();
+        value["schema"] = 1.into();
+        assert!(value["cache"].get("element").is_none(), "single precision goes without saying: {value}");
+        assert_eq!(Manifest::from_json(&value.to_string()).unwrap().cache.element, CacheElement::F32);
+    }
+
+    #[test]
     fn refuses_by_name() {
         let edit = |change: &dyn Fn(&mut serde_json::Value)| {
             let mut value = serde_json::to_value(manifest()).unwrap();
             change(&mut value);
             Manifest::from_json(&value.to_string()).unwrap_err().to_string()
         };
-        assert!(edit(&|v| v["schema"] = 9.into()).contains("schema 9, this program reads 1"));
+        assert!(edit(&|v| v["schema"] = 9.into()).contains("schema 9, this program reads 1 to 2"));
+        let message = edit(&|v| v["cache"]["element"] = serde_json::json!({"type": "f8"}));
+        assert!(message.contains("unknown variant `f8`"), "{message}");
+        let int8 = |key_scales: &[f32]| {
+            serde_json::json!({
+                "type": "int8", "key_scales": key_scales, "value_scales": [0.5], "calibration": "scenes"
+            })
+        };
+        let message = edit(&|v| v["cache"]["element"] = int8(&[]));
+        assert!(
+            message.ends_with("cache: 0 key scales, must be 1: one for each layer and head"),
+            "{message}"
+        );
+        let message = edit(&|v| v["cache"]["element"] = int8(&[0.0]));
+        assert!(message.ends_with("cache: key scale 0 is 0, must be finite and above 0"), "{message}");
         assert!(edit(&|v| v["colour"] = 1.into()).contains("unknown field `colour`"));
         assert!(edit(&|v| v["geometry"]["height"] = 31.into()).contains("height 31 is not a multiple of 16"));
         assert!(edit(&|v| v["graphs"]["denoise"]["path"] = "../x".into()).contains("leaves the bundle"));

@@ -2,7 +2,8 @@
 //!
 //! A [`SourceUri`] names a camera, a film or a generated scene; [`SourceConfig::build`] turns it into a [`Source`] of
 //! RGB pictures of the model's size, in the right colours and with the time of capture. [`read_video`] is the same
-//! for every frame of a film, in order. [`Mp4Writer`], [`save_png`], [`strip`] and [`plot`] show what came of it.
+//! for every frame of a film, in order. [`Mp4Writer`], [`save_png`], [`strip`], [`plot`] and [`bars`] show
+//! what came of it.
 //!
 //! ```
 //! use std::time::Duration;
@@ -16,6 +17,7 @@
 //! # Ok::<(), nextclip_media::Error>(())
 //! ```
 
+pub mod bars;
 mod chain;
 mod colour;
 mod draw;
@@ -45,7 +47,7 @@ pub use nextclip_core::Picture;
 pub use error::Error;
 pub use fit::Fit;
 pub use mp4::Mp4Writer;
-pub use paced::{films, footage, stretches};
+pub use paced::{films, footage, learnable, stretches};
 pub use png::{load_png, save_png};
 pub use source::{Counts, Frame, Received, Source, SourceConfig};
 pub use uri::SourceUri;

@@ -92,6 +92,20 @@ pub fn footage(
     Ok(chosen)
 }
 
+/// How many pictures from the start of each stretch, in order, are not held out: what may be learned from or decided
+/// by, where the rest measures what came of it. By the division that [`footage`] makes.
+pub fn learnable(lengths: &[usize]) -> Vec<usize> {
+    let mut short = 0;
+    let usable = lengths.iter().map(|&length| {
+        if length >= DIVIDED_FROM {
+            return span(Split::HeldOut, length).start;
+        }
+        short += 1;
+        if short_part(short - 1) == Split::HeldOut { 0 } else { length }
+    });
+    usable.collect()
+}
+
 /// Where `part` lies in a stretch of `len` pictures.
 fn span(part: Split, len: usize) -> Range<usize> {
     let (seven, eight) = (len * 7 / 10, len * 8 / 10);
@@ -122,6 +136,7 @@ mod tests {
             assert_eq!((spans[0].start, spans[2].end), (0, len));
             assert!(spans.windows(2).all(|pair| pair[0].end == pair[1].start), "{spans:?}");
         }
+        assert_eq!(learnable(&[100, 59, 8, 7, 6, 5, 60]), [80, 59, 8, 7, 6, 0, 48]);
         let count = |part| (0..20).filter(|&index| short_part(index) == part).count();
         assert_eq!([Split::Train, Split::Validation, Split::HeldOut].map(count), [14, 2, 4]);
     }

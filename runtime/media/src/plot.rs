@@ -13,7 +13,7 @@ use crate::Picture;
 use crate::draw::{Canvas, Colour, GREY, INK, RULE, Side, font, text_width};
 
 /// Colours of lines, in order; told apart also by eyes that do not see red and green.
-const PALETTE: [Colour; 6] =
+pub(crate) const PALETTE: [Colour; 6] =
     [[31, 98, 178], [224, 112, 32], [24, 142, 108], [168, 60, 140], [90, 100, 112], [196, 160, 0]];
 
 /// Lines of up to this many points show each of them as a dot.
@@ -185,21 +185,21 @@ impl Frame {
     }
 }
 
-struct Tick {
-    value: f64,
-    label: String,
+pub(crate) struct Tick {
+    pub(crate) value: f64,
+    pub(crate) label: String,
 }
 
 /// From values to shares of an axis' length.
-struct Axis {
+pub(crate) struct Axis {
     low: f64,
     high: f64,
     log: bool,
-    ticks: Vec<Tick>,
+    pub(crate) ticks: Vec<Tick>,
 }
 
 impl Axis {
-    fn over(values: impl Iterator<Item = f64>, log: bool, most_ticks: usize) -> Self {
+    pub(crate) fn over(values: impl Iterator<Item = f64>, log: bool, most_ticks: usize) -> Self {
         let scaled = values.filter_map(|value| scale(value, log));
         let (mut low, mut high) = scaled
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
@@ -217,7 +217,7 @@ impl Axis {
     }
 
     /// 0 at the low end, 1 at the high one; `None` for what the axis can't show.
-    fn place(&self, value: f64) -> Option<f64> {
+    pub(crate) fn place(&self, value: f64) -> Option<f64> {
         scale(value, self.log).map(|value| (value - self.low) / (self.high - self.low))
     }
 

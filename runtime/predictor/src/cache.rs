@@ -1,41 +1,61 @@
 //! The remembered frames' keys and values: two buffers, made once, and the ring of slots in them.
 
-use ndarray::{Array2, Array5, ArrayView1, s};
-use nextclip_core::manifest::CacheShape;
+use half::f16;
+use ndarray::{Array2, Array5, ArrayView1, ArrayView4, s};
+use nextclip_core::manifest::{CacheElement, CacheShape};
 use nextclip_core::{Geometry, History};
+use ort::value::PrimitiveTensorElementType;
 
-use crate::graph::Input;
+use crate::error::Error;
+use crate::graph::{GraphSession, Input};
 
-/// Keys (before rotation) and values of every remembered frame, each (layers, B, n_kv, C * L, d_head).
+/// Keys (before rotation) and values of every remembered frame, in the bundle's element type.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    keys: Array5<f32>,
-    values: Array5<f32>,
+    buffers: Buffers,
     history: History,
     block_tokens: usize,
-    /// What the graphs read of the history, kept here so that it can be borrowed: (1, C) and (1).
-    slot_positions: Array2<i64>,
+    places: Places,
+}
+
+/// What the graphs read of the history, kept so that it can be borrowed.
+#[derive(Debug)]
+struct Places {
+    /// (1, C).
+    slots: Array2<i64>,
+    /// (1).
     position: [i64; 1],
+}
+
+#[derive(Debug)]
+enum Buffers {
+    F32(Pair<f32>),
+    F16(Pair<f16>),
+    Int8(Pair<i8>),
+}
+
+/// Keys and values of one element type. What the elements mean is the graphs' business.
+#[derive(Debug)]
+struct Pair<T> {
+    /// Each (layers, B, n_kv, C * L, d_head).
+    held: [Array5<T>; 2],
+    /// The newest frame's on their way into a slot, each (layers, B, n_kv, L, d_head).
+    fresh: [Array5<T>; 2],
 }
 
 impl Cache {
     pub(crate) fn new(geometry: &Geometry, shape: &CacheShape) -> Self {
-        let tokens = geometry.history * geometry.block_tokens();
-        let held = (shape.layers, shape.batch, shape.kv_heads, tokens, shape.head_dim);
+        let buffers = match shape.element {
+            CacheElement::F32 => Buffers::F32(Pair::new(geometry, shape)),
+            CacheElement::F16 => Buffers::F16(Pair::new(geometry, shape)),
+            CacheElement::Int8 { .. } => Buffers::Int8(Pair::new(geometry, shape)),
+        };
         Self {
-            keys: Array5::zeros(held),
-            values: Array5::zeros(held),
+            buffers,
             history: History::new(geometry.history),
             block_tokens: geometry.block_tokens(),
-            slot_positions: Array2::from_elem((1, geometry.history), -1),
-            position: [0],
+            places: Places { slots: Array2::from_elem((1, geometry.history), -1), position: [0] },
         }
-    }
-
-    /// An empty buffer for one frame's keys or values, (layers, B, n_kv, L, d_head).
-    pub(crate) fn block(geometry: &Geometry, shape: &CacheShape) -> Array5<f32> {
-        let tokens = geometry.block_tokens();
-        Array5::zeros((shape.layers, shape.batch, shape.kv_heads, tokens, shape.head_dim))
     }
 
     pub(crate) fn history(&self) -> &History {
@@ -47,37 +67,108 @@ impl Cache {
         self.history.clear();
     }
 
-    /// The cache as `remember` reads it: without the frame whose slot the next one takes.
-    pub(crate) fn before_next(&mut self) -> [(&'static str, Input<'_>); 4] {
-        let positions = self.history.positions_before_next();
-        let position = self.history.next_position();
-        self.inputs(positions, position)
-    }
-
     /// The cache as `denoise` reads it: every frame held, the clip right after them.
     pub(crate) fn now(&mut self) -> [(&'static str, Input<'_>); 4] {
         let positions = self.history.positions();
         let position = self.history.len();
-        self.inputs(positions, position)
+        self.places.set(&positions, position);
+        match &self.buffers {
+            Buffers::F32(pair) => Pair::inputs(&pair.held, &self.places),
+            Buffers::F16(pair) => Pair::inputs(&pair.held, &self.places),
+            Buffers::Int8(pair) => Pair::inputs(&pair.held, &self.places),
+        }
     }
 
-    fn inputs(&mut self, positions: Vec<i64>, position: usize) -> [(&'static str, Input<'_>); 4] {
-        self.slot_positions.iter_mut().zip(positions).for_each(|(held, now)| *held = now);
+    /// Runs `remember` on the next frame's latents (B, c, h, w). It reads the cache without the frame whose slot the
+    /// new one takes; then the new keys and values go there.
+    pub(crate) fn remember(
+        &mut self,
+        graph: &mut GraphSession,
+        latents: ArrayView4<'_, f32>,
+    ) -> Result<(), Error> {
+        let positions = self.history.positions_before_next();
+        let position = self.history.next_position();
+        self.places.set(&positions, position);
+        let first = self.history.next_slot() * self.block_tokens;
+        match &mut self.buffers {
+            Buffers::F32(pair) => pair.remember(graph, latents, &self.places, first),
+            Buffers::F16(pair) => pair.remember(graph, latents, &self.places, first),
+            Buffers::Int8(pair) => pair.remember(graph, latents, &self.places, first),
+        }?;
+        self.history.push();
+        Ok(())
+    }
+}
+
+impl Places {
+    fn set(&mut self, slots: &[i64], position: usize) {
+        self.slots.iter_mut().zip(slots).for_each(|(held, now)| *held = *now);
         self.position = [position as i64];
+    }
+}
+
+impl<T: CacheNumber> Pair<T> {
+    fn new(geometry: &Geometry, shape: &CacheShape) -> Self {
+        let of_frames = |frames: usize| {
+            let tokens = frames * geometry.block_tokens();
+            let shape = (shape.layers, shape.batch, shape.kv_heads, tokens, shape.head_dim);
+            [(); 2].map(|()| Array5::from_elem(shape, T::default()))
+        };
+        Self { held: of_frames(geometry.history), fresh: of_frames(1) }
+    }
+
+    fn inputs<'a>(held: &'a [Array5<T>; 2], places: &'a Places) -> [(&'static str, Input<'a>); 4] {
+        let [keys, values] = held;
         [
-            ("keys", Input::F32(self.keys.view().into_dyn())),
-            ("values", Input::F32(self.values.view().into_dyn())),
-            ("slot_positions", Input::I64(self.slot_positions.view().into_dyn())),
-            ("position", Input::I64(ArrayView1::from(&self.position).into_dyn())),
+            ("keys", T::input(keys)),
+            ("values", T::input(values)),
+            ("slot_positions", Input::I64(places.slots.view().into_dyn())),
+            ("position", Input::I64(ArrayView1::from(&places.position).into_dyn())),
         ]
     }
 
-    /// Puts a new frame's keys and values, each (layers, B, n_kv, L, d_head), into its slot.
-    pub(crate) fn push(&mut self, [new_keys, new_values]: &[Array5<f32>; 2]) {
-        let first = self.history.next_slot() * self.block_tokens;
-        let slot = s![.., .., .., first..first + self.block_tokens, ..];
-        self.keys.slice_mut(slot).assign(new_keys);
-        self.values.slice_mut(slot).assign(new_values);
-        self.history.push();
+    /// The new frame goes into the slot whose first token is `first`.
+    fn remember(
+        &mut self,
+        graph: &mut GraphSession,
+        latents: ArrayView4<'_, f32>,
+        places: &Places,
+        first: usize,
+    ) -> Result<(), Error> {
+        let Self { held, fresh } = self;
+        let [keys, values, slots, position] = Self::inputs(held, places);
+        let inputs = [("latents", Input::F32(latents.view().into_dyn())), keys, values, slots, position];
+        graph.run::<T, _, _>(&inputs, ["new_keys", "new_values"], |produced| {
+            fresh.iter_mut().zip(&produced).for_each(|(fresh, produced)| fresh.assign(produced));
+            Ok(())
+        })?;
+        for (held, fresh) in held.iter_mut().zip(fresh) {
+            held.slice_mut(s![.., .., .., first..first + fresh.dim().3, ..]).assign(&*fresh);
+        }
+        Ok(())
+    }
+}
+
+/// What a key or value may be kept as: f32, f16 or i8.
+pub trait CacheNumber: PrimitiveTensorElementType + Copy + Default {
+    /// All keys or values, (layers, B, n_kv, C * L, d_head), as a graph reads them.
+    fn input(array: &Array5<Self>) -> Input<'_>;
+}
+
+impl CacheNumber for f32 {
+    fn input(array: &Array5<Self>) -> Input<'_> {
+        Input::F32(array.view().into_dyn())
+    }
+}
+
+impl CacheNumber for f16 {
+    fn input(array: &Array5<Self>) -> Input<'_> {
+        Input::F16(array.view().into_dyn())
+    }
+}
+
+impl CacheNumber for i8 {
+    fn input(array: &Array5<Self>) -> Input<'_> {
+        Input::I8(array.view().into_dyn())
     }
 }

@@ -36,12 +36,13 @@ impl GraphSpecs {
     }
 
     /// `latents` f32 (B, c, h, w), the cache, `slot_positions` i64 (B, C) with -1 for an empty slot,
-    /// `position` i64 (B), the frame's own -> `new_keys`, `new_values` f32 (layers, B, n_kv, L, d_head).
+    /// `position` i64 (B), the frame's own -> `new_keys`, `new_values` (layers, B, n_kv, L, d_head), of the cache's
+    /// element type.
     pub fn remember(geometry: &Geometry, cache: &CacheShape) -> Self {
         let mut inputs = vec![spec("latents", Dtype::F32, &with_batch(cache, latent(geometry)))];
         inputs.extend(history(geometry, cache));
         let block = [cache.layers, cache.batch, cache.kv_heads, geometry.block_tokens(), cache.head_dim];
-        let outputs = ["new_keys", "new_values"].map(|name| spec(name, Dtype::F32, &block));
+        let outputs = ["new_keys", "new_values"].map(|name| spec(name, cache.element.dtype(), &block));
         Self { inputs, outputs: outputs.into() }
     }
 
@@ -110,8 +111,8 @@ fn history(geometry: &Geometry, cache: &CacheShape) -> [TensorSpec; 4] {
     let tokens = geometry.history * geometry.block_tokens();
     let held = [cache.layers, cache.batch, cache.kv_heads, tokens, cache.head_dim];
     [
-        spec("keys", Dtype::F32, &held),
-        spec("values", Dtype::F32, &held),
+        spec("keys", cache.element.dtype(), &held),
+        spec("values", cache.element.dtype(), &held),
         spec("slot_positions", Dtype::I64, &[cache.batch, geometry.history]),
         spec("position", Dtype::I64, &[cache.batch]),
     ]
@@ -135,6 +136,8 @@ fn spec(name: &str, dtype: Dtype, shape: &[usize]) -> TensorSpec {
 
 #[cfg(test)]
 mod tests {
+    use nextclip_core::manifest::CacheElement;
+
     use super::*;
 
     const GEOMETRY: Geometry = Geometry {
@@ -147,7 +150,8 @@ mod tests {
         clip: 24,
         frame_interval_ms: 133,
     };
-    const CACHE: CacheShape = CacheShape { layers: 32, batch: 1, kv_heads: 32, head_dim: 96 };
+    const CACHE: CacheShape =
+        CacheShape { layers: 32, batch: 1, kv_heads: 32, head_dim: 96, element: CacheElement::F32 };
 
     #[test]
     fn the_published_model_has_these_tensors() {
@@ -168,6 +172,9 @@ mod tests {
         );
         let remember = GraphSpecs::remember(&GEOMETRY, &CACHE);
         assert_eq!(remember.outputs[1].to_string(), "new_values f32[32, 1, 32, 222, 96]");
+        let half = GraphSpecs::remember(&GEOMETRY, &CacheShape { element: CacheElement::F16, ..CACHE });
+        assert_eq!(half.inputs[1].to_string(), "keys f16[32, 1, 32, 12432, 96]");
+        assert_eq!(half.outputs[0].to_string(), "new_keys f16[32, 1, 32, 222, 96]");
     }
 
     #[test]

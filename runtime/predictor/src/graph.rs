@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
+use half::f16;
 use ndarray::ArrayViewD;
 use nextclip_core::manifest::{Dtype, Graph};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
@@ -49,6 +50,10 @@ pub enum Input<'a> {
     U8(ArrayViewD<'a, u8>),
     /// Positions.
     I64(ArrayViewD<'a, i64>),
+    /// Keys and values kept in 8 bits.
+    I8(ArrayViewD<'a, i8>),
+    /// Keys and values kept in half precision.
+    F16(ArrayViewD<'a, f16>),
     /// Everything else.
     F32(ArrayViewD<'a, f32>),
 }
@@ -58,6 +63,8 @@ impl Input<'_> {
         Ok(match self {
             Self::U8(array) => TensorRef::from_array_view(array.view())?.into(),
             Self::I64(array) => TensorRef::from_array_view(array.view())?.into(),
+            Self::I8(array) => TensorRef::from_array_view(array.view())?.into(),
+            Self::F16(array) => TensorRef::from_array_view(array.view())?.into(),
             Self::F32(array) => TensorRef::from_array_view(array.view())?.into(),
         })
     }
@@ -206,6 +213,7 @@ fn described(value: &ValueType) -> String {
         shape.iter().map(|&size| if size < 0 { "?".into() } else { size.to_string() }).collect();
     let element = match element {
         TensorElementType::Uint8 => Dtype::U8.to_string(),
+        TensorElementType::Int8 => Dtype::I8.to_string(),
         TensorElementType::Int64 => Dtype::I64.to_string(),
         TensorElementType::Float32 => Dtype::F32.to_string(),
         TensorElementType::Float16 => Dtype::F16.to_string(),

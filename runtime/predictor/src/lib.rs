@@ -25,6 +25,7 @@ mod library;
 mod predictor;
 
 pub use bundle::open as verified_manifest;
+pub use cache::CacheNumber;
 pub use contract::{DECODE, DENOISE, ENCODE, GraphSpecs, OBSERVED, REMEMBER};
 pub use error::Error;
 pub use graph::{GraphSession, Input, Probe, Provider, options as session_options};

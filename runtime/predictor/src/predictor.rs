@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use log::info;
-use ndarray::{Array3, Array5, ArrayView, ArrayView1, ArrayView3, ArrayViewD, Axis, Dimension, Ix3, Ix4};
+use ndarray::{Array3, ArrayView, ArrayView1, ArrayView3, ArrayViewD, Axis, Dimension, Ix3, Ix4};
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{History, Latents, Manifest, Picture};
 
@@ -33,8 +33,6 @@ pub struct Predictor {
     /// Scale for the denoise graph, where it has both branches.
     guidance: Option<f32>,
     cache: Cache,
-    /// The newest frame's keys and values, each (layers, B, n_kv, L, d_head), on their way to the cache.
-    fresh: [Array5<f32>; 2],
     /// The newest frame seen; pictures of the future keep of it what does not change.
     last_frame: Option<Picture>,
     encode: Option<GraphSession>,
@@ -60,19 +58,19 @@ impl Predictor {
             denoise: open(DENOISE, &graphs.denoise)?,
             decode: graphs.decode.as_ref().map(|graph| open(DECODE, graph)).transpose()?,
             cache: Cache::new(&manifest.geometry, &manifest.cache),
-            fresh: [(); 2].map(|()| Cache::block(&manifest.geometry, &manifest.cache)),
             last_frame: None,
             provider,
             grid,
             guidance,
             manifest,
         };
+        let Manifest { source, precision, target, cache, geometry, .. } = &predictor.manifest;
         info!(
-            "{} ({}, {}) on {}",
-            predictor.manifest.source.name,
-            predictor.manifest.precision,
-            predictor.manifest.target,
-            predictor.provider()
+            "{} ({precision}, {target}) on {}, {:.1} MB of keys and values in {}",
+            source.name,
+            predictor.provider(),
+            cache.bytes(geometry) as f64 / 1e6,
+            cache.element
         );
         Ok(predictor)
     }
@@ -127,16 +125,7 @@ impl Predictor {
         let expected = [geometry.latent_channels, geometry.latent_height(), geometry.latent_width()];
         check("latent", latent.shape(), &expected)?;
         let latent = latent.as_standard_layout();
-        let [keys, values, slots, position] = self.cache.before_next();
-        let latents = ("latents", Input::F32(latent.view().insert_axis(Axis(0)).into_dyn()));
-        let inputs = [latents, keys, values, slots, position];
-        let fresh = &mut self.fresh;
-        self.remember.run(&inputs, ["new_keys", "new_values"], |produced| {
-            fresh.iter_mut().zip(&produced).for_each(|(fresh, produced)| fresh.assign(produced));
-            Ok(())
-        })?;
-        self.cache.push(&self.fresh);
-        Ok(())
+        self.cache.remember(&mut self.remember, latent.view().insert_axis(Axis(0)))
     }
 
     /// Encodes and remembers a frame; returns its latent (c, h, w).
