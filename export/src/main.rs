@@ -14,8 +14,8 @@ use nextclip_export::model::Checkpoint;
 use nextclip_export::sensitivity::{DEFAULT_CLIPS, sensitivity};
 use nextclip_export::usage::Usage;
 use nextclip_export::{
-    Arithmetic, DEFAULT_OBSERVER, Footage, Observations, Options, Plan, Sight, export_with, inspect,
-    observe, parity,
+    Arithmetic, DEFAULT_OBSERVER, Footage, Observations, Options, Plan, Sight, export_with, inspect, observe,
+    parity,
 };
 use nextclip_quant::Observer;
 
@@ -57,7 +57,7 @@ enum Command {
     ///
     /// Sizes that are not given are those that the checkpoint was trained for, else the published model's.
     /// A bundle of the same name is replaced only once the new one is complete.
-    Export(ExportArguments),
+    Export(Box<ExportArguments>),
     /// Measures what quantising costs: every layer by itself, and all together.
     ///
     /// Prints a table, the most sensitive layer first, and writes it as sensitivity.txt and sensitivity.json with a

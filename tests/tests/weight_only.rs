@@ -103,10 +103,10 @@ fn every_width_and_block_agrees_with_float() {
 #[test]
 fn both_forms_hold_the_same_numbers() {
     let bench = Bench::new();
-    for (bits, least_db) in [(Bits::Eight, 38.0), (Bits::Four, 30.0)] {
+    for (bits, least_db) in [(Bits::Eight, 60.0), (Bits::Four, 60.0)] {
         let [nbits, plain] = [BlockForm::MatMulNBits, BlockForm::Dequantised]
             .map(|form| predicted(&mut bench.quantised(recipe(bits, 32, form))));
-        // ONNX Runtime brings the activations of one of them to 8 bits.
+        // ONNX Runtime turns the second form into the first, if it has understood it.
         let ratio = sqnr_db(&plain, &nbits);
         println!("{bits:?}: {ratio:.1} dB");
         assert!(ratio > least_db, "{bits:?}: {ratio}");

@@ -142,11 +142,11 @@ impl GraphBuilder {
         let [integers, scales] = self.block_tensors(weight);
         let attributes = vec![int("axis", 0), int("block_size", weight.format.block as i64)];
         // Where ONNX Runtime makes signed 8-bit weights unsigned, it gives those without a zero point one that does
-        // not fit blocks, and then refuses it.
+        // not fit blocks, and then refuses it; nor may two weights share one.
         let zeros = (weight.format.bits == Bits::Eight).then(|| {
             let shape = scales.shape();
             let zeros = Constant::I8(vec![0; shape.iter().product()]);
-            self.constant(format!("i8 zeros {shape:?}"), shape, zeros)
+            self.constant(format!("{} zero points", weight.name(BlockPart::Integers)), shape, zeros)
         });
         let operands: Vec<&Value> = [&integers, &scales].into_iter().chain(&zeros).collect();
         self.node("DequantizeLinear", &operands, attributes, &[inputs, outputs], Dtype::F32)

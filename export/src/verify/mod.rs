@@ -5,6 +5,7 @@
 //! where even one prediction's history is too large, graphs are loaded without being run.
 
 mod cut;
+mod held;
 mod pieces;
 
 use std::fmt;
@@ -14,7 +15,7 @@ use std::str::FromStr;
 
 use indicatif::ProgressBar;
 use ndarray::Array3;
-use nextclip_core::manifest::Manifest;
+use nextclip_core::manifest::{Dtype, Manifest};
 use nextclip_core::{Latents, Picture};
 use nextclip_predictor::{GraphSession, Predictor, Settings, verified_manifest};
 use thiserror::Error;
@@ -79,6 +80,9 @@ pub enum VerifyError {
     /// A graph without a tensor that it should make.
     #[error("the bundle does not verify: nothing makes {0:?}")]
     Lost(&'static str),
+    /// A cache of elements that no graph keeps.
+    #[error("the bundle does not verify: its cache is of {0}")]
+    Cache(Dtype),
     /// It runs and its results are no numbers.
     #[error("the bundle does not verify: {0} has values that are not finite")]
     NotFinite(&'static str),
@@ -119,7 +123,7 @@ fn choose(manifest: &Manifest, heads: usize) -> Verify {
     let (geometry, cache) = (&manifest.geometry, &manifest.cache);
     let tokens = |frames: usize| (frames * geometry.block_tokens()) as u64;
     let weights: u64 = manifest.files.values().map(|file| file.bytes).sum();
-    let history = 8 * (cache.layers * cache.kv_heads * cache.head_dim) as u64 * tokens(geometry.history);
+    let history = cache.bytes(geometry);
     let scores = 4 * heads as u64 * tokens(geometry.clip) * tokens(geometry.history + geometry.clip);
     // Scores before and after the softmax; history in the caller's hands and on its way.
     let running = 2 * scores + 2 * history;
@@ -195,6 +199,7 @@ impl fmt::Display for Verified {
 #[cfg(test)]
 mod tests {
     use indicatif::ProgressBar;
+    use nextclip_core::manifest::CacheElement;
 
     use super::*;
 
@@ -205,8 +210,12 @@ mod tests {
             .write(&folder.path().join("checkpoint"), &ProgressBar::hidden())
             .unwrap();
         let checkpoint = crate::model::Checkpoint::open(&folder.path().join("checkpoint")).unwrap();
-        let plan = crate::Plan::new(&checkpoint, &crate::random::tests::options()).unwrap();
+        let mut plan = crate::Plan::new(&checkpoint, &crate::random::tests::options()).unwrap();
         let out = folder.path().join("bundle");
+        plan.cache.element = CacheElement::F16;
+        crate::export(&checkpoint, &plan, &out, &ProgressBar::hidden()).unwrap();
+        assert!(pieces::predict(&out, &verified_manifest(&out).unwrap(), 1, &ProgressBar::hidden()).is_ok());
+        plan.cache.element = CacheElement::F32;
         let manifest = crate::export(&checkpoint, &plan, &out, &ProgressBar::hidden()).unwrap();
 
         let settings = Settings { steps: Some(1), ..Settings::default() };

@@ -6,29 +6,20 @@ use std::fs;
 use std::path::Path;
 
 use indicatif::ProgressBar;
-use ndarray::{ArrayD, Axis, Slice, arr1};
+use ndarray::{ArrayD, Axis, arr1};
 use nextclip_core::manifest::{self, Manifest};
 use nextclip_core::sampler::noise;
 use nextclip_predictor::{DECODE, DENOISE, ENCODE, REMEMBER, onnx_environment, session_options};
-use ort::session::{Session, SessionInputValue};
-use ort::value::{DynValue, TensorElementType, TensorRef};
+use ort::session::Session;
 use prost::Message;
 
 use super::VerifyError;
 use super::cut::{Piece, cut};
-use crate::onnx::proto::{self, element};
+use super::held::Held;
+use crate::onnx::proto;
 
 /// The model file of the piece at work.
 const PIECE_FILE: &str = "piece.onnx";
-
-/// A tensor between pieces, in memory of our own: one of ONNX Runtime's would keep its session alive, and with it the
-/// weights.
-#[derive(Clone, Debug)]
-pub(super) enum Held {
-    F32(ArrayD<f32>),
-    I64(ArrayD<i64>),
-    U8(ArrayD<u8>),
-}
 
 type Tensors = BTreeMap<String, Held>;
 
@@ -51,13 +42,14 @@ pub(super) fn predict(
     };
 
     let slots = geometry.history * geometry.block_tokens();
-    let held = vec![cache.layers, cache.batch, cache.kv_heads, slots, cache.head_dim];
-    let [mut keys, mut values] = [ArrayD::zeros(held.clone()), ArrayD::zeros(held)];
+    let held = [cache.layers, cache.batch, cache.kv_heads, slots, cache.head_dim];
+    let mut keys = Held::zeros(cache.element.dtype(), &held)?;
+    let mut values = keys.clone();
     let mut slot_positions = ArrayD::from_elem(vec![cache.batch, geometry.history], -1_i64);
-    let history = |keys: &ArrayD<f32>, values: &ArrayD<f32>, slot_positions: &ArrayD<i64>, position: i64| {
+    let history = |keys: &Held, values: &Held, slot_positions: &ArrayD<i64>, position: i64| {
         [
-            ("keys", Held::F32(keys.clone())),
-            ("values", Held::F32(values.clone())),
+            ("keys", keys.clone()),
+            ("values", values.clone()),
             ("slot_positions", Held::I64(slot_positions.clone())),
             ("position", Held::I64(ArrayD::from_elem(vec![cache.batch], position))),
         ]
@@ -65,9 +57,7 @@ pub(super) fn predict(
     let inputs = [("latents", latents)].into_iter().chain(history(&keys, &values, &slot_positions, 0));
     let mut fresh = run.graph(REMEMBER, inputs)?.unwrap_or_default();
     for (kept, name) in [(&mut keys, "new_keys"), (&mut values, "new_values")] {
-        if let Held::F32(new) = take(&mut fresh, name)? {
-            kept.slice_axis_mut(Axis(3), Slice::from(..geometry.block_tokens())).assign(&new);
-        }
+        kept.begin_with(&take(&mut fresh, name)?, Axis(3)).ok_or(VerifyError::Lost(name))?;
     }
     slot_positions.index_axis_mut(Axis(1), 0).fill(0);
 
@@ -136,7 +126,7 @@ impl Run<'_> {
         let path = self.folder.join(PIECE_FILE);
         let mut model = piece.model.clone();
         if let Some(graph) = &mut model.graph {
-            let known = |name: &String| Some(value_info(name, held.get(name)?));
+            let known = |name: &String| Some(held.get(name)?.value_info(name));
             graph.input = piece.inputs.iter().filter_map(known).collect();
             let named = |name: &String| proto::ValueInfo { name: name.clone(), r#type: None };
             graph.output = piece.outputs.iter().map(named).collect();
@@ -162,35 +152,6 @@ impl Run<'_> {
     }
 }
 
-impl Held {
-    fn value(&self) -> ort::Result<SessionInputValue<'_>> {
-        Ok(match self {
-            Self::F32(array) => TensorRef::from_array_view(array.view())?.into(),
-            Self::I64(array) => TensorRef::from_array_view(array.view())?.into(),
-            Self::U8(array) => TensorRef::from_array_view(array.view())?.into(),
-        })
-    }
-
-    fn copy(value: &DynValue) -> ort::Result<Self> {
-        Ok(match value.dtype().tensor_type() {
-            Some(TensorElementType::Int64) => Self::I64(value.try_extract_array()?.to_owned()),
-            Some(TensorElementType::Uint8) => Self::U8(value.try_extract_array()?.to_owned()),
-            _ => Self::F32(value.try_extract_array()?.to_owned()),
-        })
-    }
-}
-
 fn take(tensors: &mut Tensors, name: &'static str) -> Result<Held, VerifyError> {
     tensors.remove(name).ok_or(VerifyError::Lost(name))
-}
-
-fn value_info(name: &str, held: &Held) -> proto::ValueInfo {
-    let (elem_type, shape) = match held {
-        Held::F32(array) => (element::FLOAT, array.shape()),
-        Held::I64(array) => (element::INT64, array.shape()),
-        Held::U8(array) => (element::UINT8, array.shape()),
-    };
-    let dim = shape.iter().map(|&size| proto::Dimension { dim_value: Some(size as i64) }).collect();
-    let tensor = proto::TensorType { elem_type, shape: Some(proto::TensorShape { dim }) };
-    proto::ValueInfo { name: name.into(), r#type: Some(proto::Type { tensor_type: Some(tensor) }) }
 }
