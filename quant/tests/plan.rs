@@ -60,6 +60,9 @@ fn impossible_budgets_say_what_is_reachable() {
         error.to_string(),
         "a PSNR drop of at most 0.010 dB allows no layer below float; the least is 0.020 dB (q at w8a8)"
     );
+    let fine = [layer("a", &[(Precision::W8A8, 0.000_456, 1.0)])];
+    let error = choose_precisions(&fine, &Budget::of_drop(0.000_4)).unwrap_err().to_string();
+    assert!(error.contains("at most 0.00040 dB") && error.contains("the least is 0.00046 dB"), "{error}");
     let budget = Budget { min_saving: 0.8, ..Budget::of_drop(0.3) };
     let error = choose_precisions(&model(), &budget).unwrap_err();
     let PlanError::SavingOutOfReach { reached, needed_db, .. } = error else { panic!("{error}") };

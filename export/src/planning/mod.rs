@@ -58,10 +58,10 @@ pub enum PlanningError {
     #[error(transparent)]
     Measure(#[from] CalibrationError),
     /// The budget makes no sense, or nothing fits.
-    #[error("{source}{reachable}")]
+    #[error("{fault}{reachable}")]
     Choice {
         /// What does not fit.
-        source: ChoiceError,
+        fault: ChoiceError,
         /// What does, in words.
         reachable: String,
     },
@@ -80,8 +80,7 @@ pub fn plan_precision(
 ) -> Result<Document, PlanningError> {
     // A name that is none, and a budget that makes no sense, are said before the measuring.
     seen.calibrated(task.observer, Choice::AllBut(task.keep_float.clone()))?;
-    choose_precisions(&[], &Budget::of_drop(task.max_psnr_drop_db))
-        .map_err(|source| refusal(source, None))?;
+    choose_precisions(&[], &Budget::of_drop(task.max_psnr_drop_db)).map_err(|fault| refusal(fault, None))?;
     progress.set_length(seen.layers().len() as u64 + 3);
     progress.set_message("single precision");
     let bench = Bench::new(checkpoint, plan, seen, task.clips)?;
@@ -90,14 +89,14 @@ pub fn plan_precision(
     let layers = sensitivities(&report, seen.census(), &task.keep_float);
     let everything =
         choose_precisions(&sensitivities(&report, seen.census(), &[]), &Budget::of_drop(ANYTHING_DB))
-            .map_err(|source| refusal(source, Some(&report)))?;
+            .map_err(|fault| refusal(fault, Some(&report)))?;
     let mut interaction = everything.interaction(report.all.cost_db());
 
     let mut rounds: Vec<Round> = Vec::new();
     let mut tried: Option<Choice> = None;
     loop {
         let budget = Budget { interaction, ..Budget::of_drop(task.max_psnr_drop_db) };
-        let chosen = choose_precisions(&layers, &budget).map_err(|source| refusal(source, Some(&report)))?;
+        let chosen = choose_precisions(&layers, &budget).map_err(|fault| refusal(fault, Some(&report)))?;
         let choice = lowered(&chosen);
         if tried.as_ref() == Some(&choice) {
             interaction *= HARDER;
@@ -124,9 +123,8 @@ pub fn plan_precision(
             // The cache alone costs more than is allowed.
             let needed_db = together.cost_db();
             let (budget_db, layer) = (task.max_psnr_drop_db, format!("cache in {}", plan.cache.element));
-            let source =
-                ChoiceError::NothingFits { budget_db, needed_db, layer, precision: Precision::Float };
-            return Err(refusal(source, Some(&report)));
+            let fault = ChoiceError::NothingFits { budget_db, needed_db, layer, precision: Precision::Float };
+            return Err(refusal(fault, Some(&report)));
         }
         interaction = chosen.interaction(together.cost_db()).max(interaction * HARDER);
         progress.inc_length(1);
@@ -161,12 +159,12 @@ fn nothing(choice: &Choice) -> bool {
     matches!(choice, Choice::Only(layers) if layers.is_empty())
 }
 
-fn refusal(source: ChoiceError, report: Option<&Report>) -> PlanningError {
+fn refusal(fault: ChoiceError, report: Option<&Report>) -> PlanningError {
     let reachable = report.map_or_else(String::new, |report| {
         let (layers, db) = (report.layers.len(), report.all.cost_db());
         format!("; all {layers} layers below float are reachable with {db:.4} dB")
     });
-    PlanningError::Choice { source, reachable }
+    PlanningError::Choice { fault, reachable }
 }
 
 fn document(

@@ -34,8 +34,9 @@ pub enum PlanError {
     Duplicate(String),
     /// Not one layer fits.
     #[error(
-        "a PSNR drop of at most {budget_db:.3} dB allows no layer below float; the least is \
-         {needed_db:.3} dB ({layer} at {precision})"
+        "a PSNR drop of at most {} dB allows no layer below float; the least is {} dB ({layer} at {precision})",
+        told(*budget_db),
+        told(*needed_db)
     )]
     NothingFits {
         /// The budget in dB.
@@ -49,8 +50,10 @@ pub enum PlanError {
     },
     /// The budget buys too little.
     #[error(
-        "a PSNR drop of at most {budget_db:.3} dB reaches {reached:.3} of the possible saving, not \
-         {min_saving:.3}; that is reachable with {needed_db:.3} dB"
+        "a PSNR drop of at most {} dB reaches {reached:.3} of the possible saving, not {min_saving:.3}; that is \
+         reachable with {} dB",
+        told(*budget_db),
+        told(*needed_db)
     )]
     SavingOutOfReach {
         /// The budget in dB.
@@ -62,4 +65,10 @@ pub enum PlanError {
         /// Drop with which the part asked for is reached, in dB.
         needed_db: f64,
     },
+}
+
+/// A number of decibels with three decimals, and where it is small with more, so that it never looks like nothing.
+fn told(db: f64) -> String {
+    let decimals = if db > 0.0 { (1.0 - db.log10().floor()).clamp(3.0, 12.0) } else { 3.0 };
+    format!("{db:.0$}", decimals as usize)
 }
