@@ -41,6 +41,7 @@ fn least_db(precision: PrecisionName) -> f64 {
         PrecisionName::Bf16 => format_db(8.0),
         PrecisionName::W8A8 => format_db(6.0),
         PrecisionName::Fp8 => format_db(4.0),
+        PrecisionName::W8 | PrecisionName::W4 => unreachable!("no GPU's target has {precision}"),
     };
     of_one - 10.0 * ROUNDINGS.log10()
 }
@@ -95,6 +96,7 @@ impl Bench {
             PrecisionName::Bf16 => Arithmetic::Bf16,
             PrecisionName::W8A8 => Arithmetic::W8A8(self.calibrated.clone()),
             PrecisionName::Fp8 => Arithmetic::Fp8(self.calibrated.clone()),
+            PrecisionName::W8 | PrecisionName::W4 => unreachable!("no GPU's target has {precision}"),
         }
     }
 
