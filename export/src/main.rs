@@ -221,7 +221,7 @@ fn arithmetic(
     arguments: &ExportArguments,
 ) -> anyhow::Result<Arithmetic> {
     let (given, parts) = (&arguments.calibration, &arguments.parts);
-    let kept = parts.check(precision.is_calibrated())?;
+    let kept = parts.check(precision == PrecisionName::W8A8)?;
     // Whether there is footage where it is needed, and only there, was checked with the precision.
     let seen = match &given.calibrate {
         Some(footage) => Some(observed(checkpoint, plan, footage, (given, parts.is_measured()))?),

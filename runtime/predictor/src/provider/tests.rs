@@ -1,7 +1,7 @@
 //! The options that providers are given, and what is refused.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 use nextclip_core::Geometry;
-use nextclip_core::manifest::{CacheShape, Dtype, Graphs, SCHEMA, SamplerDefaults, Source};
+use nextclip_core::manifest::{CacheElement, CacheShape, Dtype, Graphs, SCHEMA, SamplerDefaults, Source};
 
 use super::*;
 
@@ -34,7 +34,7 @@ fn manifest(target: Target, precision: &str, weights: &[u8]) -> Manifest {
             clip: 2,
             frame_interval_ms: 200,
         },
-        cache: CacheShape { layers: 1, batch: 1, kv_heads: 1, head_dim: 8 },
+        cache: CacheShape { layers: 1, batch: 1, kv_heads: 1, head_dim: 8, element: CacheElement::F32 },
         sampler: SamplerDefaults { steps: 2, time_shift: 1.0, guidance: 1.0 },
         graphs: Graphs {
             encode: Some(graph("encode")),
