@@ -10,11 +10,13 @@
 //! assert!(board.elements().decoders_h264.contains(&"avdec_h264"));
 //! ```
 
+mod deploy;
 mod detect;
 mod elements;
 mod fact;
 mod profile;
 
+pub use deploy::{Runtime, board_ids};
 pub use detect::{Board, L4t, detect};
 pub use elements::{Elements, Encoder};
 pub use fact::{Basis, Fact};

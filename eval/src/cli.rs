@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use nextclip_eval::{Footage, Part, Selection};
 use nextclip_media::Fit;
-use nextclip_predictor::init_onnx_runtime;
+use nextclip_predictor::{Provider, Settings, init_onnx_runtime};
 
 use self::compare::CompareArgs;
 use self::predict::PredictArgs;
@@ -64,12 +64,21 @@ pub(crate) struct Material {
     /// Threads of a graph; all cores if not given.
     #[arg(long)]
     threads: Option<usize>,
+    /// Who executes the graphs: cpu, cuda or tensorrt, if not what the bundle is made for. A GPU's bundle runs on cpu
+    /// too: its quality can be measured there, its speed can't.
+    #[arg(long, value_name = "NAME")]
+    provider: Option<Provider>,
     /// The ONNX Runtime library, if not found by itself.
     #[arg(long)]
     onnxruntime: Option<PathBuf>,
 }
 
 impl Material {
+    /// How bundles are run.
+    fn settings(&self) -> Settings {
+        Settings { threads: self.threads, provider: self.provider, ..Settings::default() }
+    }
+
     fn selection(&self) -> Selection {
         Selection { footage: self.videos.clone(), part: self.part, fit: self.fit, most: self.clips }
     }

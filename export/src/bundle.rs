@@ -17,10 +17,12 @@ use thiserror::Error;
 
 use crate::calibrate::Calibrated;
 use crate::draft::Draft;
+use crate::emulate::verify_emulated;
 use crate::model::{Checkpoint, Pixels, decode, denoise, encode, remember};
 use crate::onnx::{Choice, Graph, Planned, Precision, WeightFile, WeightOnly, covers, model};
 use crate::plan::Plan;
 use crate::room::{self, NoRoom};
+use crate::targets::{TargetError, check_rules};
 use crate::verify::{Verified, Verify, VerifyError, verify};
 
 /// The file with the weights of all graphs.
@@ -30,6 +32,9 @@ const WEIGHTS: &str = "weights.bin";
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BundleError {
+    /// The target does not take the graphs.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// The position table of the checkpoint is too small for the frames.
     #[error(transparent)]
     Frame(#[from] TableTooSmall),
@@ -108,15 +113,20 @@ pub fn export_with(
     let draft = Draft::claim(out)?;
     let folder = draft.bundle();
     progress.set_message("building graphs");
-    let graphs = Built::new(checkpoint, plan, &arithmetic.precision())?;
+    let graphs = Built::new(checkpoint, plan, &arithmetic.precision(plan.target)?)?;
     arithmetic.check_names(&graphs)?;
     let needed = graphs.planned(&folder)?;
     room::check(&folder, needed)?;
     let written = || -> Result<_, BundleError> {
         let manifest = graphs.write(checkpoint, plan, arithmetic, &folder, progress)?;
         progress.set_message("verifying");
+        check_rules(&folder, &manifest)?;
         let heads = checkpoint.config.num_attention_heads;
-        let verified = verify(&folder, &manifest, heads, how, progress)?;
+        let verified = if arithmetic.runs_on_cpu() {
+            verify(&folder, &manifest, heads, how, progress)?
+        } else {
+            verify_emulated(checkpoint, plan, arithmetic, how, progress)?
+        };
         Ok((manifest, verified))
     };
     let written = written().map_err(|error| error.of_room(needed))?;
@@ -131,30 +141,27 @@ pub enum Arithmetic {
     /// Single precision.
     #[default]
     Float,
-    /// Weights and activations of the large layers in 8-bit integers.
+    /// Half precision, with norms in single.
+    Fp16,
+    /// Brain float, with norms and softmax in single precision.
+    Bf16,
+    /// Weights and activations of the large layers in 8-bit integers; the others in the target's float.
     W8A8(Calibrated),
+    /// Weights and activations of the large linear layers in 8-bit floats; everything else in half precision.
+    Fp8(Calibrated),
     /// Weights of the decoder's linear layers in blocks of 4- or 8-bit integers.
     Blocks(Arc<WeightOnly>),
 }
 
 impl Arithmetic {
-    fn precision(&self) -> Precision {
-        match self {
-            Self::Float => Precision::Float,
-            Self::W8A8(calibrated) => Precision::Int8(calibrated.recipe.clone()),
-            Self::Blocks(recipe) => Precision::Blocks(recipe.clone()),
-        }
-    }
-
     /// Its name in the manifest: f32, w8a8, w4g32 (4-bit weights in groups of 32).
     fn label(&self) -> String {
         match self {
-            Self::Float => "f32".into(),
-            Self::W8A8(_) => "w8a8".into(),
             Self::Blocks(recipe) => {
                 let bits = if recipe.format.bits == Bits::Four { 4 } else { 8 };
                 format!("w{bits}g{}", recipe.format.block)
             }
+            other => other.name().to_string(),
         }
     }
 
@@ -178,10 +185,7 @@ impl Arithmetic {
 impl Arithmetic {
     /// Files that tell how it came about.
     fn documents(&self) -> &[(&'static str, Vec<u8>)] {
-        match self {
-            Self::Float | Self::Blocks(_) => &[],
-            Self::W8A8(calibrated) => &calibrated.documents,
-        }
+        self.calibrated().map_or(&[], |calibrated| &calibrated.documents)
     }
 }
 
@@ -221,12 +225,14 @@ impl Built {
         let Plan { geometry, cache, sampler, .. } = plan;
         let (transformer, config) = (&checkpoint.transformer, &checkpoint.config);
         let vae = checkpoint.vae.as_ref().map(|vae| &vae.vae);
+        let upcast = checkpoint.vae.as_ref().is_some_and(|vae| vae.config.force_upcast);
+        let vae_precision = if upcast { &precision.with_range_of_single() } else { precision };
         let guided = sampler.guidance != 1.0;
         Ok(Self {
-            encode: vae.map(|vae| encode(vae, geometry, cache, Pixels::U8, precision)),
+            encode: vae.map(|vae| encode(vae, geometry, cache, Pixels::U8, vae_precision)),
             remember: remember(transformer, config, geometry, cache, precision)?,
             denoise: denoise(transformer, config, geometry, cache, guided, precision)?,
-            decode: vae.map(|vae| decode(vae, geometry, cache, Pixels::U8, precision)),
+            decode: vae.map(|vae| decode(vae, geometry, cache, Pixels::U8, vae_precision)),
         })
     }
 
@@ -297,10 +303,7 @@ fn write(
         source,
         target: plan.target,
         precision: arithmetic.label(),
-        quantisation: match arithmetic {
-            Arithmetic::Float | Arithmetic::Blocks(_) => None,
-            Arithmetic::W8A8(calibrated) => Some(calibrated.provenance(graphs.iter())),
-        },
+        quantisation: arithmetic.calibrated().map(|calibrated| calibrated.provenance(graphs.iter())),
         geometry: plan.geometry,
         cache: plan.cache.clone(),
         sampler: plan.sampler,

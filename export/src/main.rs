@@ -2,6 +2,7 @@
 
 mod arguments;
 mod precision;
+mod target_arguments;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,17 +10,17 @@ use std::process::ExitCode;
 use arguments::{RandomArguments, VerifyArguments, WeightOnlyArguments, run_random};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use nextclip_core::manifest::Target;
 use nextclip_export::model::Checkpoint;
 use nextclip_export::sensitivity::{DEFAULT_CLIPS, sensitivity};
 use nextclip_export::usage::Usage;
 use nextclip_export::{
-    Arithmetic, DEFAULT_OBSERVER, Footage, Observations, Options, Plan, Sight, export_with, inspect, observe,
-    parity,
+    Arithmetic, DEFAULT_OBSERVER, Footage, Observations, Options, Plan, PrecisionName, Sight, export_with,
+    inspect, observe, parity,
 };
 use nextclip_quant::Observer;
 
 use precision::PrecisionArguments;
+use target_arguments::TargetArguments;
 
 /// Turns a checkpoint into a bundle: the folder of ONNX graphs that nextclipd runs.
 #[derive(Parser)]
@@ -37,6 +38,7 @@ Examples:
   nextclip-export inspect models/base
   nextclip-export export models/base --out target/bundles/base-float
   nextclip-export export models/base --out target/bundles/base-int8 --precision w8a8 --calibrate scenes
+  nextclip-export export models/base --out target/bundles/base-orin --board orin-nano-8gb --calibrate scenes
   nextclip-export export models/base --out mine-int8 --precision w8a8 --calibrate my-camera/ --observer percentile:99.99
   nextclip-export export models/base --out mine-w4 --precision w4 --group 32
   nextclip-export export models/base --out planned --precision w8a8 --calibrate scenes --max-psnr-drop 0.1
@@ -114,15 +116,9 @@ struct ExportArguments {
     /// Guidance scale; other than 1 adds a second branch to every step [default: 1].
     #[arg(long, value_name = "G")]
     guidance: Option<f32>,
-    /// What the graphs are laid out for.
-    #[arg(long, default_value = "cpu", value_parser = target)]
-    target: Target,
-    /// Arithmetic of the large layers: f32, w8a8 (8-bit weights and activations: a quarter of the size, about
-    /// twice the speed), w8 or w4 (8- or 4-bit weights alone, without calibration: for models whose weights hardly fit
-    /// into memory).
-    #[arg(long, default_value = "f32", value_parser = ["f32", "w8a8", "w8", "w4"])]
-    precision: String,
-    /// With w8a8, w8 and w4, a layer to leave in single precision, by its checkpoint path, with all below it: llm.layers.0.mlp. May be
+    #[command(flatten)]
+    target: TargetArguments,
+    /// With w8a8, fp8, w8 and w4, a layer to leave in float, by its checkpoint path, with all below it: llm.layers.0.mlp. May be
     /// given several times; a wrong name lists the right ones.
     #[arg(long, value_name = "LAYER")]
     keep_float: Vec<String>,
@@ -138,7 +134,7 @@ struct ExportArguments {
 
 /// How 8 bits find their ranges.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Calibration, for w8a8 and a cache in int8")]
+#[command(next_help_heading = "Calibration, for w8a8, fp8 and a cache in int8")]
 struct CalibrationArguments {
     /// Frames to take ranges from: "scenes" (generated), a film, or a folder of films. The best are of the camera
     /// that the bundle is for.
@@ -183,7 +179,10 @@ fn run_inspect(checkpoint: &Path) -> anyhow::Result<ExitCode> {
 fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     let usage = Usage::start();
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
+    let footage = arguments.calibration.calibrate.is_some();
+    let (target, precision) = arguments.target.resolve(footage, arguments.parts.cache)?;
     let options = Options {
+        target,
         size: arguments.size,
         history: arguments.history,
         clip: arguments.clip,
@@ -193,7 +192,7 @@ fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
         guidance: arguments.guidance,
     };
     let mut plan = Plan::new(&checkpoint, &options)?;
-    let arithmetic = arithmetic(&checkpoint, &mut plan, arguments)?;
+    let arithmetic = arithmetic(&checkpoint, &mut plan, precision, arguments)?;
     let progress = byte_bar();
     let how = arguments.verify.verify;
     let (manifest, verified) = export_with(&checkpoint, &plan, &arithmetic, how, &arguments.out, &progress)?;
@@ -214,27 +213,29 @@ fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What `--precision` and `--cache` mean, calibrated where they need to be.
+/// What precision and `--cache` mean, calibrated where they need to be.
 fn arithmetic(
     checkpoint: &Checkpoint,
     plan: &mut Plan,
+    precision: PrecisionName,
     arguments: &ExportArguments,
 ) -> anyhow::Result<Arithmetic> {
     let (given, parts) = (&arguments.calibration, &arguments.parts);
-    let quantised = arguments.precision == "w8a8";
-    let kept = parts.check(quantised)?;
-    let seen = match (&given.calibrate, quantised || parts.cache.is_calibrated()) {
-        (Some(footage), true) => Some(observed(checkpoint, plan, footage, (given, parts.is_measured()))?),
-        (None, true) => anyhow::bail!(
-            "{} needs --calibrate: a film or folder of the camera's footage, or \"scenes\"",
-            if quantised { "--precision w8a8" } else { "--cache int8" }
-        ),
-        (Some(_), false) => anyhow::bail!("--calibrate is for --precision w8a8 and --cache int8"),
-        (None, false) => None,
+    let kept = parts.check(precision == PrecisionName::W8A8)?;
+    // Whether there is footage where it is needed, and only there, was checked with the precision.
+    let seen = match &given.calibrate {
+        Some(footage) => Some(observed(checkpoint, plan, footage, (given, parts.is_measured()))?),
+        None => None,
     };
     plan.cache.element = parts.cache.element(seen.as_ref(), given.observer)?;
-    let weight_only = arguments.weight_only.arithmetic(&arguments.precision, &arguments.keep_float)?;
-    let Some(seen) = seen.filter(|_| quantised) else { return Ok(weight_only.unwrap_or(Arithmetic::Float)) };
+    let weight_only = arguments.weight_only.arithmetic(precision.name(), &arguments.keep_float)?;
+    let Some(seen) = seen.filter(|_| precision.is_calibrated()) else {
+        return Ok(weight_only.unwrap_or(match precision {
+            PrecisionName::Fp16 => Arithmetic::Fp16,
+            PrecisionName::Bf16 => Arithmetic::Bf16,
+            _ => Arithmetic::Float,
+        }));
+    };
     let progress = progress_bar("{pos}/{len}, {eta} left");
     let keep_float = arguments.keep_float.clone();
     let (choice, documents) = match kept {
@@ -242,7 +243,11 @@ fn arithmetic(
         None => parts.choice(checkpoint, plan, (&seen, given.observer), keep_float, &progress)?,
     };
     progress.finish_and_clear();
-    Ok(Arithmetic::W8A8(seen.calibrated(given.observer, choice)?.with_documents(documents)))
+    let calibrated = seen.calibrated(given.observer, choice)?.with_documents(documents);
+    Ok(match precision {
+        PrecisionName::Fp8 => Arithmetic::Fp8(calibrated),
+        _ => Arithmetic::W8A8(calibrated),
+    })
 }
 
 /// Observes footage, of which a part is kept back where losses will be measured.
@@ -304,11 +309,4 @@ fn progress_bar(count: &str) -> ProgressBar {
 fn size(text: &str) -> Result<(usize, usize), String> {
     let parts = text.split_once('x').and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
     parts.ok_or_else(|| "must be height x width in pixels, like 176x320".into())
-}
-
-fn target(text: &str) -> Result<Target, String> {
-    match text {
-        "cpu" => Ok(Target::Cpu),
-        other => Err(format!("no target {other:?}; there is cpu")),
-    }
 }

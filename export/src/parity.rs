@@ -12,7 +12,7 @@ use ndarray::{Array4, ArrayView, Axis, Dimension};
 use nextclip_core::checkpoint::TokenIds;
 use nextclip_core::manifest::{CacheElement, CacheShape, Graph as GraphEntry};
 use nextclip_core::{Geometry, GeometryError, Latents};
-use nextclip_predictor::{GraphSession, Input, Predictor, Provider, Settings};
+use nextclip_predictor::{Execution, GraphSession, Input, Predictor, Settings};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -182,7 +182,8 @@ fn open_sessions(folder: &Path, graphs: &[Graph; 2]) -> Result<[GraphSession; 2]
     let mut writer = GraphWriter::create(folder, &progress)?;
     let [first, second]: [GraphEntry; 2] = [writer.add(&graphs[0])?, writer.add(&graphs[1])?];
     writer.finish()?;
-    let open = |graph: &Graph, entry| GraphSession::open(graph.name, folder, entry, Provider::Cpu, None);
+    let open =
+        |graph: &Graph, entry| GraphSession::open(graph.name, folder, entry, &Execution::default(), None);
     Ok([open(&graphs[0], &first)?, open(&graphs[1], &second)?])
 }
 

@@ -38,6 +38,8 @@ pub struct Options {
     pub time_shift: Option<f32>,
     /// g: guidance scale.
     pub guidance: Option<f32>,
+    /// Which runtime the graphs are for.
+    pub target: Target,
 }
 
 /// Sizes and settings of a bundle, all of them valid.
@@ -110,6 +112,6 @@ impl Plan {
             head_dim: config.head_dim(),
             element: CacheElement::F32,
         };
-        Ok(Self { geometry, cache, sampler, target: Target::Cpu })
+        Ok(Self { geometry, cache, sampler, target: options.target })
     }
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::ExecutionFlags;
+
 /// nextclipd predicts what a camera will see next.
 #[derive(Debug, Parser)]
 #[command(name = "nextclipd", version, about, long_about = None, arg_required_else_help = true, after_help = EXAMPLES)]
@@ -49,6 +51,8 @@ The same settings in a file (flags go over it; its paths count from its own fold
   guidance = 1.0
   seed = 0
   threads = 2
+  provider = \"tensorrt\"      # or cuda, cpu; absent: what the bundle is made for
+  engine_cache = \"engines\"   # TensorRT's; also ep_context, cuda_graph, dla_core
   [output]
   json = false                 # JSON lines on standard output, too
   strip_every = 10             # a picture of every 10th scored prediction, 0 for none
@@ -118,6 +122,8 @@ pub struct RunFlags {
     /// Threads of inference [default: all cores]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub threads: Option<i64>,
+    #[command(flatten)]
+    pub execution: ExecutionFlags,
     /// Write JSON lines to standard output
     #[arg(long)]
     pub json: bool,
@@ -162,6 +168,10 @@ pub struct PredictFlags {
     /// Threads of inference [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Who executes the graphs: cpu, cuda, tensorrt. A bundle for a GPU runs on cpu too, slowly [default: what the
+    /// bundle is made for]
+    #[arg(long, value_name = "NAME")]
+    pub provider: Option<nextclip_predictor::Provider>,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

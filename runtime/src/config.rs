@@ -4,6 +4,7 @@
 //! [`Config::resolve`] fills in defaults and checks what concerns several values. Every mistake found on
 //! the way is reported, not the first one only.
 
+mod execution;
 mod faults;
 mod layer;
 mod reader;
@@ -14,7 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nextclip_media::{Fit, SourceUri};
+use nextclip_predictor::{GpuSettings, Provider};
 
+pub use execution::{ExecutionFlags, ExecutionLayer};
 pub use faults::{Fault, Faults};
 pub use layer::Layer;
 
@@ -64,12 +67,22 @@ pub struct PredictSettings {
     pub seed: u64,
     /// Threads of inference; ONNX Runtime's choice where absent.
     pub threads: Option<usize>,
+    /// Who executes the graphs.
+    pub provider: Option<Provider>,
+    /// How a GPU is used.
+    pub gpu: GpuSettings,
 }
 
 impl PredictSettings {
     /// The predictor's part of these settings.
     pub fn predictor(&self) -> nextclip_predictor::Settings {
-        nextclip_predictor::Settings { threads: self.threads, steps: self.steps, guidance: self.guidance }
+        nextclip_predictor::Settings {
+            threads: self.threads,
+            steps: self.steps,
+            guidance: self.guidance,
+            provider: self.provider,
+            gpu: self.gpu.clone(),
+        }
     }
 }
 
@@ -152,6 +165,7 @@ impl Config {
             strip_max: layer.strip_max.unwrap_or(DEFAULT_STRIP_MAX),
             video: layer.video.unwrap_or(false),
         });
+        let (provider, gpu) = layer.execution.resolve();
         Ok(Self {
             bundle,
             source: SourceSettings { uri, fit: layer.fit.unwrap_or_default(), live: !fast },
@@ -160,6 +174,8 @@ impl Config {
                 guidance: layer.guidance,
                 seed: layer.seed.unwrap_or(0),
                 threads: layer.threads,
+                provider,
+                gpu,
             },
             duration: layer.duration,
             json: layer.json.unwrap_or(false),
@@ -183,6 +199,9 @@ mod tests {
         steps = 3
         seed = 0x10
         guidance = 1
+        provider = "tensorrt"
+        engine_cache = "engines"
+        dla_core = 1
         [output]
         strip_every = 0
     "#;
@@ -200,6 +219,10 @@ mod tests {
         assert_eq!(config.bundle, Path::new("/etc/nextclip/base"));
         assert_eq!(config.predict.steps, Some(3));
         assert_eq!((config.predict.seed, config.predict.guidance), (16, Some(1.0)));
+        assert_eq!(config.predict.provider, Some(Provider::TensorRt));
+        let cache = Some("/etc/nextclip/engines".into());
+        let gpu = GpuSettings { cache, dla_core: Some(1), ..GpuSettings::default() };
+        assert_eq!(config.predict.predictor().gpu, gpu);
         assert_eq!(config.source.fit, Fit::Letterbox);
         assert!(config.source.live);
         let files = config.files.unwrap();
@@ -213,9 +236,12 @@ mod tests {
             steps: Some(1),
             source: Some("rtsp://camera/1".into()),
             video: true,
+            execution: ExecutionFlags { provider: Some("cpu".into()), ..ExecutionFlags::default() },
             ..RunFlags::default()
         };
         let config = read(GOOD, &flags).unwrap();
+        assert_eq!(config.predict.provider, Some(Provider::Cpu));
+        assert_eq!(config.predict.gpu.dla_core, Some(1));
         assert_eq!(config.predict.steps, Some(1));
         assert_eq!(config.source.uri.to_string(), "rtsp://camera/1");
         assert!(config.files.unwrap().video);

@@ -24,7 +24,8 @@ pub fn predict(flags: &PredictFlags) -> anyhow::Result<()> {
     let settings = Settings {
         threads: flags.threads.map(usize::from),
         steps: flags.steps.map(usize::from),
-        guidance: None,
+        provider: flags.provider,
+        ..Settings::default()
     };
     let mut predictor = Predictor::open(&flags.bundle, &settings)?;
     require_pictures(&predictor.manifest().graphs)?;

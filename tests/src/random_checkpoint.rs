@@ -66,6 +66,7 @@ impl RandomCheckpoint {
             use_quant_conv: true,
             use_post_quant_conv: true,
             shift_factor: None,
+            force_upcast: false,
         };
         Self { transformer, vae, seed: 1 }
     }

@@ -13,7 +13,7 @@ use nextclip_core::manifest::CacheElement;
 use nextclip_core::{Latents, Manifest, Picture};
 use nextclip_export::model::Checkpoint;
 use nextclip_export::{DEFAULT_OBSERVER, Options, Plan, Sight, export, observe};
-use nextclip_predictor::{CacheNumber, GraphSession, Input, Predictor, Provider, REMEMBER, Settings};
+use nextclip_predictor::{CacheNumber, Execution, GraphSession, Input, Predictor, REMEMBER, Settings};
 use nextclip_quant::sqnr_db;
 use nextclip_tests::{RandomCheckpoint, TINY};
 use tempfile::TempDir;
@@ -60,7 +60,7 @@ fn manifest(bundle: &Path) -> Manifest {
 fn first_frame<T: CacheNumber>(bundle: &Path) -> [Array5<T>; 2] {
     let manifest = manifest(bundle);
     let graph = &manifest.graphs.remember;
-    let mut session = GraphSession::open(REMEMBER, bundle, graph, Provider::Cpu, None).unwrap();
+    let mut session = GraphSession::open(REMEMBER, bundle, graph, &Execution::default(), None).unwrap();
     let latent = Predictor::open(bundle, &Settings::default()).unwrap().encode(&pictures()[0]).unwrap();
     let latents = latent.insert_axis(Axis(0));
     let held = &graph.inputs.iter().find(|spec| spec.name == "keys").unwrap().shape;

@@ -13,7 +13,7 @@ use nextclip_core::{Geometry, Latents, Manifest, Picture};
 use nextclip_export::model::{Checkpoint, Pixels, decode, encode};
 use nextclip_export::onnx::Precision;
 use nextclip_export::{GraphWriter, Options, Plan, export, parity};
-use nextclip_predictor::{DENOISE, GraphSession, Input, Predictor, Provider, REMEMBER, Settings};
+use nextclip_predictor::{DENOISE, Execution, GraphSession, Input, Predictor, REMEMBER, Settings};
 use nextclip_tests::{RandomCheckpoint, Reference, TINY};
 
 /// Ids of `<img>`, `</img>`, `<|diffusion|>` in a random checkpoint.
@@ -170,7 +170,8 @@ impl ByHand {
     fn open(bundle: &Path) -> Self {
         let text = std::fs::read_to_string(bundle.join("manifest.json")).unwrap();
         let manifest = Manifest::from_json(&text).unwrap();
-        let open = |name, graph| GraphSession::open(name, bundle, graph, Provider::Cpu, None).unwrap();
+        let open =
+            |name, graph| GraphSession::open(name, bundle, graph, &Execution::default(), None).unwrap();
         let remember = open(REMEMBER, &manifest.graphs.remember);
         let denoise = open(DENOISE, &manifest.graphs.denoise);
         Self { manifest, remember, denoise }
@@ -316,7 +317,7 @@ fn samples_of_8_bits_are_float_pictures_rounded() {
     let entries = graphs.each_ref().map(|graph| writer.add(graph).unwrap());
     writer.finish().unwrap();
     let open = |i: usize| {
-        GraphSession::open(graphs[i].name, folder.path(), &entries[i], Provider::Cpu, None).unwrap()
+        GraphSession::open(graphs[i].name, folder.path(), &entries[i], &Execution::default(), None).unwrap()
     };
     let (mut float_encode, mut float_decode) = (open(0), open(1));
     let mut predictor = bench.predictor();

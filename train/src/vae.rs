@@ -21,6 +21,7 @@ pub fn small_config() -> VaeConfig {
         use_quant_conv: true,
         use_post_quant_conv: true,
         shift_factor: None,
+        force_upcast: false,
     }
 }
 

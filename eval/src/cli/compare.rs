@@ -38,7 +38,7 @@ pub(crate) struct CompareArgs {
 
 impl CompareArgs {
     pub(super) fn run(self) -> Result<()> {
-        let settings = Settings { threads: self.material.threads, steps: self.steps, ..Settings::default() };
+        let settings = Settings { steps: self.steps, ..self.material.settings() };
         let mut compared = Predictor::open(&self.bundle, &settings)?;
         let mut against = Predictor::open(&self.against, &settings)?;
         let geometry = compared.manifest().geometry;

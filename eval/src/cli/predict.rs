@@ -9,7 +9,7 @@ use nextclip_eval::{
     Clips, Drawing, Figure, Forecaster, Measure, Mode, Page, PageSection, Report, Rollout, StepsCurve,
     figures, measure, realism, rollout, steps_curve,
 };
-use nextclip_predictor::{Predictor, Settings};
+use nextclip_predictor::Predictor;
 
 use super::{Material, progress};
 
@@ -68,7 +68,7 @@ impl PredictArgs {
         ensure!(self.samples > 0, "--samples is 0, must be at least 1");
         ensure!(!self.steps_curve.contains(&0), "--steps-curve has 0 steps, must be at least 1");
         ensure!(self.rollout != Some(0), "--rollout is 0 clips, must be at least 1");
-        let settings = Settings { threads: self.material.threads, ..Settings::default() };
+        let settings = self.material.settings();
         let mut predictor = Predictor::open(&self.bundle, &settings)?;
         let geometry = predictor.manifest().geometry;
         let selection = self.material.selection();
@@ -139,7 +139,7 @@ impl PredictArgs {
             curve("", predictor)?;
             return Ok(curves);
         };
-        let settings = Settings { threads: self.material.threads, ..Settings::default() };
+        let settings = self.material.settings();
         let mut before = Predictor::open(before, &settings)?;
         let (mine, other) = (predictor.manifest(), before.manifest());
         ensure!(mine.geometry == other.geometry, "--before differs in geometry: {:?}", other.geometry);

@@ -11,11 +11,12 @@ mod counts;
 mod error;
 mod heads;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::ProgressBar;
 use ndarray::Array3;
-use nextclip_core::manifest::{CacheElement, CacheShape};
+use nextclip_core::manifest::{CacheElement, CacheShape, Target};
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{Latents, Picture, manifest};
 use nextclip_predictor::{Predictor, Probe, Settings};
@@ -29,7 +30,7 @@ use heads::Heads;
 
 use crate::bundle::{Arithmetic, Built};
 use crate::model::Checkpoint;
-use crate::onnx::{Choice, Graph, Precision, Recipe, covers};
+use crate::onnx::{Choice, Graph, LayerRanges, Precision, Recipe, covers};
 use crate::plan::Plan;
 use crate::planning::Census;
 
@@ -72,12 +73,16 @@ pub struct Observations {
     /// Every layer that can be quantised, by its checkpoint path, in the order of use.
     layers: Vec<String>,
     census: Census,
+    /// What each use of a layer reads, in order: the tensor, by graph and layer.
+    reads: BTreeMap<(String, String), Vec<String>>,
 }
 
 /// Ranges, and where they came from.
 #[derive(Clone, Debug)]
 pub struct Calibrated {
     pub(crate) recipe: Arc<Recipe>,
+    /// The same ranges by layer: graphs of other targets have other tensors.
+    pub(crate) layer_ranges: Arc<LayerRanges>,
     observer: Observer,
     sight: Sight,
     steps: usize,
@@ -104,7 +109,9 @@ pub fn observe(
         check_weights(graph)?;
     }
     let folder = tempfile::tempdir()?;
-    graphs.write(checkpoint, plan, &Arithmetic::Float, folder.path(), &ProgressBar::hidden())?;
+    // Whatever the bundle is for, it is here that these graphs run.
+    let here = Plan { target: Target::Cpu, ..plan.clone() };
+    graphs.write(checkpoint, &here, &Arithmetic::Float, folder.path(), &ProgressBar::hidden())?;
     let steps = plan.sampler.steps.max(MIN_STEPS);
     let settings = Settings { steps: Some(steps), ..Settings::default() };
     let predictor = Predictor::open(folder.path(), &settings)?;
@@ -118,15 +125,17 @@ pub fn observe(
         run.watch(&clip.pictures(), sight.seed, index as u64)?;
         progress.inc(1);
     }
-    let mut layers = Vec::new();
-    for used in graphs.iter().flat_map(|graph| &graph.layers) {
+    let (mut layers, mut reads) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
+    for (graph, used) in graphs.iter().flat_map(|graph| graph.layers.iter().map(move |used| (graph, used))) {
         if !layers.contains(&used.layer) {
             layers.push(used.layer.clone());
         }
+        let site = (graph.name.to_owned(), used.layer.clone());
+        reads.entry(site).or_default().extend(used.tensors.first().cloned());
     }
     let (counts, heads) = run.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let census = Census::of(graphs.iter(), &layers, plan.sampler.steps);
-    Ok(Observations { counts, heads, cache: plan.cache.clone(), sight, steps, layers, census })
+    Ok(Observations { counts, heads, cache: plan.cache.clone(), sight, steps, layers, census, reads })
 }
 
 /// The same sizes with a cache in single precision: what is observed is what no rounding has changed.
@@ -185,9 +194,15 @@ impl Observations {
         if let Some(name) = names.iter().find(|name| !self.layers.iter().any(|layer| covers(name, layer))) {
             return Err(CalibrationError::NoLayer { name: name.clone(), layers: self.layers.clone() });
         }
-        let recipe = Arc::new(Recipe { ranges: self.counts.ranges(observer)?, choice });
-        let documents = vec![];
-        Ok(Calibrated { recipe, observer, sight: self.sight.clone(), steps: self.steps, documents })
+        let ranges = self.counts.ranges(observer)?;
+        let range = |graph: &String, tensor: &String| ranges.get(&(graph.clone(), tensor.clone())).copied();
+        let of_layer = |(site, tensors): (&(String, String), &Vec<String>)| {
+            (site.clone(), tensors.iter().filter_map(|tensor| range(&site.0, tensor)).collect())
+        };
+        let layer_ranges = Arc::new(self.reads.iter().map(of_layer).collect());
+        let (recipe, documents) = (Arc::new(Recipe { ranges, choice }), vec![]);
+        let (sight, steps) = (self.sight.clone(), self.steps);
+        Ok(Calibrated { recipe, layer_ranges, observer, sight, steps, documents })
     }
 }
 

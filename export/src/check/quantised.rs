@@ -10,6 +10,9 @@ use crate::onnx::proto::{Graph, Node};
 /// First opset with 4-bit integers and `block_size`.
 const OPSET_OF_BLOCKS: i64 = 21;
 
+/// First opset whose scales may be of half precision, and that has 8-bit floats.
+const OPSET_OF_TYPED_SCALES: i64 = 19;
+
 /// A tensor that comes out of a DequantizeLinear.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dequantised {
@@ -36,6 +39,7 @@ pub(super) fn check(graph: &Graph, facts: &Facts<'_>, opset: i64, report: &mut R
             continue;
         }
         check_scale(node, facts, report);
+        check_opset(node, facts, opset, report);
         check_zero_point(node, facts, report);
         check_granularity(node, facts, opset, report);
         if dequantizes {
@@ -93,6 +97,24 @@ fn check_scale(node: &Node, facts: &Facts<'_>, report: &mut Report) {
                 format!("{label} is of {element}, and must be of a float type"),
             );
         }
+    }
+}
+
+/// Older opsets quantise single precision, and to integers.
+fn check_opset(node: &Node, facts: &Facts<'_>, opset: i64, report: &mut Report) {
+    if opset >= OPSET_OF_TYPED_SCALES {
+        return;
+    }
+    let rounded =
+        if node.op_type == "DequantizeLinear" { facts.element(node, 0) } else { facts.element(node, 2) };
+    let newer = [
+        facts.element(node, 1).filter(|scale| *scale != Element::F32),
+        rounded.filter(|x| *x == Element::F8),
+    ];
+    for element in newer.into_iter().flatten() {
+        let detail =
+            format!("{} with {element} in opset {opset}, and from {OPSET_OF_TYPED_SCALES}", node.op_type);
+        report.add(name(node), Rule::Opset, detail);
     }
 }
 

@@ -173,5 +173,6 @@ pub(super) fn frames_from(g: &mut GraphBuilder, position: &Value, frames: usize)
 
 /// Zeros where nothing is hidden: (1, keys).
 pub(super) fn open_bias(g: &mut GraphBuilder, keys: usize) -> Value {
-    g.table("nothing hidden", &[1, keys], vec![0.0; keys])
+    let open = g.table("nothing hidden", &[1, keys], vec![0.0; keys]);
+    g.as_type(&open, g.softmax_type())
 }

@@ -2,7 +2,7 @@
 
 use nextclip_core::Geometry;
 use nextclip_core::checkpoint::TransformerConfig;
-use nextclip_core::manifest::CacheShape;
+use nextclip_core::manifest::{CacheShape, Dtype};
 use nextclip_core::position::TableTooSmall;
 use nextclip_core::sequence::Role;
 use nextclip_predictor::{DENOISE, GraphSpecs};
@@ -72,6 +72,8 @@ pub fn denoise(
     let patch_values = patches.size(2);
     let blocks = patches.size(0) * frames;
     let patches = g.reshape(&patches, &[blocks, geometry.frame_tokens(), patch_values]);
+    // From here on in single precision: steps along the trajectory add up.
+    let patches = g.as_type(&patches, Dtype::F32);
     let x1 = latents_of_patches(&mut g, &patches, geometry); // (branches * B * N, c, h, w)
     let x1 = match guidance.first() {
         Some(scale) => guide(&mut g, &x1, scale),
@@ -92,7 +94,8 @@ fn noisy_tokens(
     geometry: &Geometry,
 ) -> Result<Value, TableTooSmall> {
     let blocks = z.size(0) * z.size(1);
-    let latents = g.reshape(z, &[&[blocks], &z.shape()[2..]].concat());
+    let latents = g.in_float(z);
+    let latents = g.reshape(&latents, &[&[blocks], &z.shape()[2..]].concat());
     let positions = patch_positions(g, transformer, geometry)?;
     let frame = patch_tokens(g, &latents, &transformer.x_embedder, &positions, geometry); // (B * N, S, d)
     let d = frame.size(2);

@@ -56,6 +56,7 @@ pub(super) fn patch_positions(
 pub(super) fn special_token(g: &mut GraphBuilder, row: &crate::checkpoint::Weight, frames: usize) -> Value {
     let d = row.shape()[1];
     let row = g.weight(row, Layout::AsStored);
+    let row = g.in_float(&row);
     g.expand(&row, &[frames, 1, d])
 }
 
@@ -66,6 +67,7 @@ pub(super) fn timestep(g: &mut GraphBuilder, t: &Value, mlp: &TimestepMlp) -> Va
     let angles = g.mul(t, &frequencies);
     let (cos, sin) = (g.map("Cos", &angles), g.map("Sin", &angles));
     let features = g.concat(&[&cos, &sin], 1);
+    let features = g.in_float(&features);
     let hidden = g.linear(&features, &mlp.first);
     let hidden = g.silu(&hidden);
     g.linear(&hidden, &mlp.second)
@@ -133,5 +135,6 @@ pub(super) fn history_bias(g: &mut GraphBuilder, slot_positions: &Value, geometr
 fn negative_to_bias(g: &mut GraphBuilder, x: &Value) -> Value {
     let (zero, masked) = (g.scalar(0.0), g.scalar(MASKED));
     let below = g.zip("Min", x, &zero);
-    g.mul(&below, &masked)
+    let bias = g.mul(&below, &masked);
+    g.as_type(&bias, g.softmax_type())
 }

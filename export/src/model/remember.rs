@@ -35,7 +35,8 @@ pub fn remember(
 
     // <img>, the frame's tokens, </img>.
     let positions = patch_positions(g, transformer, geometry)?;
-    let frame = patch_tokens(g, latents, &transformer.input_x_embedder, &positions, geometry); // (B, S, d)
+    let latents = g.in_float(latents);
+    let frame = patch_tokens(g, &latents, &transformer.input_x_embedder, &positions, geometry); // (B, S, d)
     let img = special_token(g, &llm.embed_tokens.img, batch);
     let img_end = special_token(g, &llm.embed_tokens.img_end, batch);
     let mut x = g.concat(&[&img, &frame, &img_end], 1); // (B, L, d)

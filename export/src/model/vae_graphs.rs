@@ -33,6 +33,7 @@ pub fn encode(
     adapt(&mut specs.inputs[0], pixels);
     let frames = g.input(&specs.inputs[0]);
     let x = from_pixels(&mut g, &frames, pixels);
+    let x = g.in_float(&x);
     let moments = encoder(&mut g, vae, &x); // (B, 2 c, h, w)
     let mean = g.slice(&moments, 1, 0..vae.latent_channels);
     let factor = g.scalar(vae.scaling_factor);
@@ -55,10 +56,13 @@ pub fn decode(
     adapt(&mut specs.outputs[0], pixels);
     let latents = g.input(&specs.inputs[0]);
     let pictures = cache.batch * geometry.clip;
-    let x = g.reshape(&latents, &[&[pictures], &latents.shape()[2..]].concat());
+    let x = g.in_float(&latents);
+    let x = g.reshape(&x, &[&[pictures], &latents.shape()[2..]].concat());
     let factor = g.scalar(vae.scaling_factor);
     let x = g.div(&x, &factor);
     let x = decoder(&mut g, vae, &x); // (B * N, 3, H, W)
+    // Samples of pictures need more than the 8 bits of brain float.
+    let x = g.as_type(&x, Dtype::F32);
     let frames = match pixels {
         Pixels::F32 => x,
         Pixels::U8 => {
@@ -66,7 +70,6 @@ pub fn decode(
             let [last_frames, gate] = [&specs.inputs[1], &specs.inputs[2]].map(|spec| g.input(spec));
             let samples = keep_unchanged(&mut g, &samples, &last_frames, &gate, geometry.clip);
             let samples = g.map("Round", &samples);
-            let samples = g.cast(&samples, Dtype::U8);
             g.transpose(&samples, &[0, 2, 3, 1])
         }
     };
@@ -84,8 +87,8 @@ fn keep_unchanged(
     gate: &Value,
     clip: usize,
 ) -> Value {
-    let last = g.transpose(last_frames, &[0, 3, 1, 2]);
-    let last = g.cast(&last, Dtype::F32);
+    let last = g.cast(last_frames, Dtype::F32);
+    let last = g.transpose(&last, &[0, 3, 1, 2]);
     let [batch, rows, columns] = [last.size(0), last.size(2), last.size(3)];
     let last = g.reshape(&last, &[batch, 1, 3, rows, columns]);
     let predicted = g.reshape(samples, &[batch, clip, 3, rows, columns]);
@@ -122,8 +125,9 @@ fn from_pixels(g: &mut GraphBuilder, frames: &Value, pixels: Pixels) -> Value {
     match pixels {
         Pixels::F32 => frames.clone(),
         Pixels::U8 => {
-            let planes = g.transpose(frames, &[0, 3, 1, 2]);
-            let samples = g.cast(&planes, Dtype::F32);
+            // Cast first: TensorRT has bytes at the border of a graph only.
+            let samples = g.cast(frames, Dtype::F32);
+            let samples = g.transpose(&samples, &[0, 3, 1, 2]);
             let (half, one) = (g.scalar(127.5), g.scalar(1.0));
             let scaled = g.div(&samples, &half);
             g.sub(&scaled, &one)

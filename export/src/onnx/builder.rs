@@ -1,12 +1,13 @@
 //! A graph in the making: scopes, names, inputs, outputs, constants and nodes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use nextclip_core::manifest::{Dtype, TensorSpec};
 use nextclip_quant::Params;
 
 use super::graph::{Constant, Graph, Layout, Value};
+use super::operators::cast_to;
 use super::proto;
 use super::quantised::Precision;
 use crate::checkpoint::Weight;
@@ -27,6 +28,10 @@ pub struct GraphBuilder {
     pub(super) precision: Precision,
     /// Integers for tensors that were quantised, by the names of both their float forms.
     pub(super) quantised: HashMap<String, (Value, Params)>,
+    /// The same of typed graphs, by the float tensor's name: what is read in its place.
+    pub(super) rounded: HashMap<String, Value>,
+    /// Cosines and sines of rotations that were gathered, by the names of positions and tables.
+    pub(super) angles: HashMap<String, [Value; 2]>,
 }
 
 impl GraphBuilder {
@@ -47,11 +52,16 @@ impl GraphBuilder {
             names: HashMap::new(),
             precision: precision.clone(),
             quantised: HashMap::new(),
+            rounded: HashMap::new(),
+            angles: HashMap::new(),
         }
     }
 
-    /// The graph, done.
-    pub fn finish(self) -> Graph {
+    /// The graph, done. Constants that nobody reads any more, since another type of them is read, are left out.
+    pub fn finish(mut self) -> Graph {
+        let read: HashSet<&str> =
+            self.graph.nodes.iter().flat_map(|node| &node.input).map(String::as_str).collect();
+        self.graph.constants.retain(|name, _| read.contains(name.as_str()));
         self.graph
     }
 
@@ -70,10 +80,15 @@ impl GraphBuilder {
         Value { name: spec.name.clone(), shape: spec.shape.clone(), dtype: spec.dtype }
     }
 
-    /// Makes `value` the output `spec`.
+    /// Makes `value` the output `spec`, in the type that it says; to u8 the values must lie in 0 to 255.
     pub fn output(&mut self, spec: &TensorSpec, value: &Value) {
-        assert_eq!((&spec.shape, spec.dtype), (&value.shape, value.dtype), "output {spec} from {value}");
-        self.push("Identity", &[value], vec![], spec.name.clone());
+        assert_eq!(spec.shape, value.shape, "output {spec} from {value}");
+        if spec.dtype == value.dtype {
+            self.push("Identity", &[value], vec![], spec.name.clone());
+        } else {
+            // The cast is the last node: TensorRT has bytes at the border of a graph only.
+            self.push("Cast", &[value], vec![cast_to(spec.dtype)], spec.name.clone());
+        }
         self.graph.outputs.push(spec.clone());
     }
 
@@ -119,7 +134,11 @@ impl GraphBuilder {
         dtype: Dtype,
     ) -> Value {
         let name = self.unique(op);
-        self.push(op, inputs, attributes, name.clone());
+        if dtype == Dtype::Bf16 && self.is_emulated() {
+            self.push_emulated(op, inputs, attributes, &name);
+        } else {
+            self.push(op, inputs, attributes, name.clone());
+        }
         Value { name, shape: shape.to_vec(), dtype }
     }
 

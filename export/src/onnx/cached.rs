@@ -62,9 +62,10 @@ impl GraphBuilder {
             Some(scales) => {
                 let [scale, zero] = self.head_scales(what, layer, scales);
                 let axis = vec![int("axis", HEADS as i64)];
+                let x = &self.as_type(x, Dtype::F32);
                 self.node("QuantizeLinear", &[x, &scale, &zero], axis, x.shape(), Dtype::I8)
             }
-            None => self.cast_where_needed(x, element.dtype()),
+            None => self.as_type(x, element.dtype()),
         }
     }
 
@@ -74,9 +75,10 @@ impl GraphBuilder {
             Some(scales) => {
                 let [scale, zero] = self.head_scales(what, layer, scales);
                 let axis = vec![int("axis", HEADS as i64)];
-                self.node("DequantizeLinear", &[x, &scale, &zero], axis, x.shape(), Dtype::F32)
+                let wide = self.node("DequantizeLinear", &[x, &scale, &zero], axis, x.shape(), Dtype::F32);
+                self.in_float(&wide)
             }
-            None => self.cast_where_needed(x, Dtype::F32),
+            None => self.in_float(x),
         }
     }
 
@@ -88,9 +90,5 @@ impl GraphBuilder {
             self.table(&format!("{name} scale"), &[heads], scales),
             self.constant(format!("{name} zero"), &[heads], zeros),
         ]
-    }
-
-    fn cast_where_needed(&mut self, x: &Value, dtype: Dtype) -> Value {
-        if x.dtype == dtype { x.clone() } else { self.cast(x, dtype) }
     }
 }

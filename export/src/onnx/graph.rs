@@ -5,6 +5,7 @@ use std::fmt;
 
 use nextclip_core::manifest::{Dtype, TensorSpec};
 
+use super::explicit::EightBitWeight;
 use super::proto;
 use super::weight_only::{BlockPart, BlockWeight};
 use crate::checkpoint::Weight;
@@ -26,6 +27,11 @@ impl Value {
     /// Size along an axis.
     pub fn size(&self, axis: usize) -> usize {
         self.shape[axis]
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
     }
 
     /// Number of axes.
@@ -59,9 +65,26 @@ pub enum Constant {
     I8(Vec<i8>),
     /// Shapes and indices.
     I64(Vec<i64>),
+    /// A float constant in another float type; rounded when the graph is written.
+    Cast(Box<Constant>, Dtype),
+    /// A checkpoint's tensor in 8 bits of either kind, with scales of its own; rounded when the graph is written.
+    EightBits(EightBitWeight),
+    /// Zero points of E4M3 tensors.
+    F8(Vec<u8>),
 }
 
 impl Constant {
+    /// The checkpoint's tensor that it is made from.
+    fn weight(&self) -> Option<&Weight> {
+        match self {
+            Self::Weight(weight, _) | Self::Int8(weight, _) => Some(weight),
+            Self::EightBits(weight) => Some(&weight.weight),
+            Self::Blocks(blocks, _) => Some(&blocks.weight),
+            Self::Cast(of, _) => of.weight(),
+            _ => None,
+        }
+    }
+
     /// Element type.
     pub(super) fn dtype(&self) -> Dtype {
         match self {
@@ -71,6 +94,9 @@ impl Constant {
             Self::U8(_) => Dtype::U8,
             Self::I32(_) => Dtype::I32,
             Self::I64(_) => Dtype::I64,
+            Self::Cast(_, dtype) => *dtype,
+            Self::EightBits(weight) => weight.format.dtype(),
+            Self::F8(_) => Dtype::F8,
         }
     }
 }
@@ -150,11 +176,7 @@ pub struct Graph {
 impl Graph {
     /// The checkpoint's tensors in the graph.
     pub fn weights(&self) -> impl Iterator<Item = &Weight> {
-        self.constants.values().filter_map(|(_, constant)| match constant {
-            Constant::Weight(weight, _) | Constant::Int8(weight, _) => Some(weight),
-            Constant::Blocks(blocks, _) => Some(&blocks.weight),
-            _ => None,
-        })
+        self.constants.values().filter_map(|(_, constant)| constant.weight())
     }
 }
 

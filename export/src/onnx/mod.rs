@@ -3,19 +3,23 @@
 
 mod builder;
 mod cached;
+mod explicit;
 mod graph;
 mod layers;
 mod operators;
 pub mod proto;
 mod quantised;
 mod serialize;
+mod typed;
 mod weight_only;
 
 pub use builder::GraphBuilder;
 pub use cached::Cached;
+pub use explicit::{EightBitWeight, EightBits, Format, LayerRanges};
 pub use graph::{Constant, Graph, LayerUse, Layout, Value};
 pub use layers::{Conv, GroupNorm, Linear, Rotation};
 pub(crate) use quantised::covers;
 pub use quantised::{Choice, Precision, Ranges, Recipe};
 pub use serialize::{OPSET, Planned, WeightFile, model};
+pub use typed::Typed;
 pub use weight_only::{BlockForm, BlockPart, BlockWeight, MAX_BLOCK, MIN_BLOCK, WeightOnly};

@@ -19,7 +19,7 @@ impl GraphBuilder {
 
     /// An operator of two operands with broadcasting: Add, Sub, Mul, Div, Pow, Min, Max.
     pub fn zip(&mut self, op: &str, a: &Value, b: &Value) -> Value {
-        assert_eq!(a.dtype, b.dtype, "{op} of {a} and {b}");
+        let (a, b) = &self.of_one_type(op, a, b);
         let shape = broadcast(op, a, b, &a.shape, &b.shape);
         self.node(op, &[a, b], vec![], &shape, a.dtype)
     }
@@ -46,6 +46,7 @@ impl GraphBuilder {
 
     /// Matrix product over the last two axes, the others broadcast.
     pub fn matmul(&mut self, a: &Value, b: &Value) -> Value {
+        let (a, b) = &self.of_one_type("MatMul", a, b);
         let ((rows, inner), (inner_b, columns)) = (matrix(a), matrix(b));
         assert_eq!(inner, inner_b, "MatMul of {a} and {b}");
         let batch = broadcast("MatMul", a, b, &a.shape[..a.rank() - 2], &b.shape[..b.rank() - 2]);
@@ -75,6 +76,7 @@ impl GraphBuilder {
     pub fn concat(&mut self, parts: &[&Value], axis: usize) -> Value {
         let mut shape = parts[0].shape.clone();
         for part in &parts[1..] {
+            assert_eq!(part.dtype, parts[0].dtype, "Concat of {} and {part}", parts[0]);
             let others = |shape: &[usize]| [&shape[..axis], &shape[axis + 1..]].concat();
             assert_eq!(others(&part.shape), others(&shape), "Concat of {} and {part}", parts[0]);
             shape[axis] += part.shape[axis];
@@ -159,13 +161,13 @@ impl GraphBuilder {
 
     /// Another element type; to u8 the values must lie in 0 to 255.
     pub fn cast(&mut self, x: &Value, dtype: Dtype) -> Value {
-        let to = int("to", i64::from(super::serialize::element_of(dtype)));
-        self.node("Cast", &[x], vec![to], &x.shape, dtype)
+        self.node("Cast", &[x], vec![cast_to(dtype)], &x.shape, dtype)
     }
 
     /// Values limited to `low..=high`.
     pub fn clip(&mut self, x: &Value, low: f32, high: f32) -> Value {
-        let (low, high) = (self.scalar(low), self.scalar(high));
+        let bounds = [low, high].map(|bound| self.scalar(bound));
+        let [low, high] = bounds.map(|bound| self.as_type(&bound, x.dtype));
         self.node("Clip", &[x, &low, &high], vec![], &x.shape, x.dtype)
     }
 
@@ -180,6 +182,7 @@ impl GraphBuilder {
         pads: [usize; 4],
     ) -> Value {
         assert_eq!(x.shape[1], weight.shape[1], "Conv of {x} by {weight}");
+        let [weight, bias] = &[weight, bias].map(|operand| self.as_type(operand, x.dtype));
         let side = |size: usize, kernel: usize, padding: usize| (size + padding - kernel) / stride + 1;
         let (rows, columns) = (
             side(x.shape[2], weight.shape[2], pads[0] + pads[2]),
@@ -214,6 +217,7 @@ impl GraphBuilder {
         let channels = x.shape[1];
         let ones = self.table(&format!("{channels} ones"), &[channels], vec![1.0; channels]);
         let zeros = self.table(&format!("{channels} zeros"), &[channels], vec![0.0; channels]);
+        let [ones, zeros] = [ones, zeros].map(|table| self.as_type(&table, x.dtype));
         let attributes = vec![float("epsilon", epsilon)];
         self.node("InstanceNormalization", &[x, &ones, &zeros], attributes, &x.shape, x.dtype)
     }
@@ -242,6 +246,11 @@ fn broadcast(op: &str, a: &Value, b: &Value, a_shape: &[usize], b_shape: &[usize
 
 fn attribute(name: &str, r#type: i32) -> proto::Attribute {
     proto::Attribute { name: name.into(), r#type, ..Default::default() }
+}
+
+/// The attribute of a Cast.
+pub(super) fn cast_to(dtype: Dtype) -> proto::Attribute {
+    int("to", i64::from(super::serialize::element_of(dtype)))
 }
 
 pub(super) fn int(name: &str, i: i64) -> proto::Attribute {

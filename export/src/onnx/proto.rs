@@ -113,6 +113,8 @@ pub mod element {
     pub const INT32: i32 = 6;
     pub const INT64: i32 = 7;
     pub const FLOAT16: i32 = 10;
+    pub const BFLOAT16: i32 = 16;
+    pub const FLOAT8E4M3FN: i32 = 17;
     pub const INT4: i32 = 22;
 }
 

@@ -22,6 +22,7 @@ use super::builder::GraphBuilder;
 use super::graph::{Constant, LayerUse, Layout, Value};
 use super::layers::{Conv, Linear, path};
 use super::operators::int;
+use super::typed::Typed;
 use super::weight_only::WeightOnly;
 use crate::checkpoint::Weight;
 
@@ -37,7 +38,7 @@ const ENDS: [&str; 6] = [
 ];
 
 /// Fewer channels than these, in or out, leave integer kernels nothing to do.
-const MIN_CHANNELS: usize = 16;
+pub(super) const MIN_CHANNELS: usize = 16;
 
 /// What the builder makes of layers.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +53,8 @@ pub enum Precision {
     Int8(Arc<Recipe>),
     /// Weights of linear layers in blocks of integers, activations in single precision.
     Blocks(Arc<WeightOnly>),
+    /// Types said in the graph itself, for GPUs.
+    Typed(Typed),
 }
 
 /// Least and greatest value by graph and tensor.
@@ -105,6 +108,9 @@ pub(super) fn int8_weight(weight: &Weight, layout: Layout) -> Result<ChannelWeig
 impl GraphBuilder {
     /// Activation and weight of a linear layer in the form that this graph gives it.
     pub(super) fn linear_operands(&mut self, x: &Value, layer: &Linear) -> (Value, Value) {
+        if matches!(self.precision, Precision::Typed(_)) {
+            return self.typed_operands(x, layer);
+        }
         let small = layer.weight.shape().iter().any(|&size| size < MIN_CHANNELS);
         // With a bias the runtime fuses the product into a float kernel, or fails to load.
         if !small && layer.bias.is_none() && self.is_quantised(place(&layer.weight), &[x]) {
@@ -117,6 +123,9 @@ impl GraphBuilder {
 
     /// A convolution in the form that this graph gives it.
     pub(super) fn conv_layer(&mut self, x: &Value, conv: &Conv, stride: usize, pads: [usize; 4]) -> Value {
+        if matches!(self.precision, Precision::Typed(_)) {
+            return self.typed_conv(x, conv, stride, pads);
+        }
         let bias = |g: &mut Self| g.weight(&conv.bias, Layout::AsStored);
         let float = |g: &mut Self| {
             let (weight, bias) = (g.weight(&conv.weight, Layout::AsStored), bias(g));
@@ -146,7 +155,7 @@ impl GraphBuilder {
     /// graph is observed.
     fn is_quantised(&mut self, layer: String, tensors: &[&Value]) -> bool {
         let quantised = match &self.precision {
-            Precision::Float | Precision::Observed => false,
+            Precision::Float | Precision::Observed | Precision::Typed(_) => false,
             // Its layers are those without activations to quantise, noted elsewhere.
             Precision::Blocks(_) => return false,
             Precision::Int8(recipe) => recipe.choice.takes(&layer),
@@ -253,7 +262,7 @@ impl GraphBuilder {
 }
 
 /// A layer's place in the checkpoint, without the range of rows where only these are computed.
-fn place(weight: &Weight) -> String {
+pub(super) fn place(weight: &Weight) -> String {
     let path = path(weight);
     path.split_once('[').map_or(path.clone(), |(whole, _)| whole.to_owned())
 }

@@ -11,6 +11,7 @@ use super::builder::RUNTIME_DOMAIN;
 use super::graph::{Constant, Graph};
 use super::proto::{self, element};
 use super::quantised::int8_weight;
+use super::typed::cast_bytes;
 use super::weight_only::BlockPart;
 use crate::checkpoint::Weight;
 
@@ -173,6 +174,8 @@ fn identity(constant: &Constant) -> io::Result<String> {
         Constant::Weight(weight, layout) => format!("{} {layout:?}", weight.name()),
         Constant::Int8(weight, layout) => format!("{} {layout:?} int8", weight.name()),
         Constant::Blocks(blocks, part) => blocks.name(*part),
+        Constant::EightBits(weight) => weight.identity(),
+        Constant::Cast(of, dtype) => format!("{} {dtype}", identity(of)?),
         _ => hex(&Sha256::digest(bytes_of(constant)?)),
     })
 }
@@ -215,8 +218,8 @@ fn bytes_len(shape: &[usize], constant: &Constant) -> u64 {
     let len: u64 = shape.iter().map(|&size| size as u64).product();
     match (constant, constant.dtype()) {
         (Constant::Blocks(blocks, part), _) if blocks.is_int4(*part) => len.div_ceil(2),
-        (_, Dtype::U8 | Dtype::I8) => len,
-        (_, Dtype::F16) => 2 * len,
+        (_, Dtype::U8 | Dtype::I8 | Dtype::F8) => len,
+        (_, Dtype::F16 | Dtype::Bf16) => 2 * len,
         (_, Dtype::I32 | Dtype::F32) => 4 * len,
         (_, Dtype::I64) => 8 * len,
     }
@@ -243,6 +246,9 @@ fn bytes_of(constant: &Constant) -> io::Result<Vec<u8>> {
                 BlockPart::Scales => packed.scales,
             }
         }
+        Constant::Cast(of, dtype) => cast_bytes(of, *dtype)?,
+        Constant::EightBits(weight) => weight.bytes(),
+        Constant::F8(codes) => codes.clone(),
     })
 }
 
@@ -261,6 +267,8 @@ pub(super) fn element_of(dtype: Dtype) -> i32 {
         Dtype::I64 => element::INT64,
         Dtype::F32 => element::FLOAT,
         Dtype::F16 => element::FLOAT16,
+        Dtype::Bf16 => element::BFLOAT16,
+        Dtype::F8 => element::FLOAT8E4M3FN,
     }
 }
 

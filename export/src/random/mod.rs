@@ -101,6 +101,7 @@ impl RandomWeights {
             use_quant_conv: true,
             use_post_quant_conv: true,
             shift_factor: None,
+            force_upcast: true,
         };
         Self {
             transformer,

@@ -3,7 +3,7 @@
 use indicatif::ProgressBar;
 use nextclip_core::metrics::{EXACT_COPY_DB, mean_squared_error, psnr_of_mse_db};
 use nextclip_core::{Latents, Picture};
-use nextclip_predictor::{Predictor, Settings};
+use nextclip_predictor::{Predictor, Provider, Settings};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -104,7 +104,9 @@ impl<'a> Bench<'a> {
     fn predictions(&self, plan: &Plan, arithmetic: &Arithmetic) -> Result<Vec<Prediction>, CalibrationError> {
         let bundle = self.workplace.path().join("bundle");
         export_as(self.checkpoint, plan, arithmetic, &bundle, &ProgressBar::hidden())?;
-        let mut predictor = Predictor::open(&bundle, &Settings::default())?;
+        // Whatever the bundle is for, it is here that it is measured.
+        let settings = Settings { provider: Some(Provider::Cpu), ..Settings::default() };
+        let mut predictor = Predictor::open(&bundle, &settings)?;
         let predict = |(index, clip): (usize, &Vec<Picture>)| Prediction::new(&mut predictor, clip, index);
         self.clips.iter().enumerate().map(predict).collect()
     }

@@ -15,9 +15,9 @@ use std::str::FromStr;
 
 use indicatif::ProgressBar;
 use ndarray::Array3;
-use nextclip_core::manifest::{Dtype, Manifest};
+use nextclip_core::manifest::{Dtype, Manifest, Target};
 use nextclip_core::{Latents, Picture};
-use nextclip_predictor::{GraphSession, Predictor, Settings, verified_manifest};
+use nextclip_predictor::{GraphSession, Predictor, Provider, Settings, verified_manifest};
 use thiserror::Error;
 
 /// Up to this much, estimated, a bundle is opened as the runtime opens it.
@@ -129,7 +129,8 @@ fn choose(manifest: &Manifest, heads: usize) -> Verify {
     let running = 2 * scores + 2 * history;
     if 2 * weights + running <= WHOLE_BYTES {
         Verify::Full
-    } else if running <= RUN_BYTES {
+    } else if running <= RUN_BYTES && manifest.target == Target::Cpu {
+        // Pieces hand on single precision: graphs of other types are cut nowhere.
         Verify::Pieces
     } else {
         Verify::Load
@@ -147,7 +148,7 @@ fn check_graphs(folder: &Path) -> Result<(), VerifyError> {
 
 /// Opens the bundle as the runtime does and predicts once.
 fn whole(folder: &Path) -> Result<(), VerifyError> {
-    let settings = Settings { steps: Some(1), ..Settings::default() };
+    let settings = Settings { steps: Some(1), provider: Some(Provider::Cpu), ..Settings::default() };
     let mut predictor = Predictor::open(folder, &settings)?;
     let geometry = predictor.manifest().geometry;
     if predictor.manifest().graphs.encode.is_some() {

@@ -200,3 +200,22 @@ fn external_data_is_read_from_the_folder() {
     assert_eq!(broken(check_in(&placed("none.bin", 8), Target::Trt10, folder.path())), unreadable);
     assert_eq!(broken(check(&placed("weights.bin", 8), Target::Trt10)), unreadable);
 }
+
+#[test]
+fn scales_of_half_precision_need_their_opset() {
+    let half = |opset| {
+        Sketch::new(opset)
+            .input("x", F16, &[2, 32, 64])
+            .constant("x scale", F16, &[], vec![0x00, 0x38])
+            .bytes("zero", I8, &[], 0)
+            .node("QuantizeLinear", &["x", "x scale", "zero"], "q")
+            .node("DequantizeLinear", &["q", "x scale", "zero"], "x dq")
+            .bytes("w", I8, &[64, 48], 3)
+            .constant("w scale", F16, &[48], [0x00, 0x34].repeat(48))
+            .node_with("DequantizeLinear", &["w", "w scale"], "w dq", vec![int("axis", 1)])
+            .node("MatMul", &["x dq", "w dq"], "y")
+            .output("y", F16, &[2, 32, 48])
+    };
+    assert_eq!(half(20).passes().quantised_products, 1);
+    half(18).breaks(&["q", "x dq", "w dq"].map(|node| (node, Rule::Opset)));
+}

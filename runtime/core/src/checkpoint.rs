@@ -138,6 +138,10 @@ pub struct VaeConfig {
     /// Shift of latents; none is supported, as published.
     #[serde(default)]
     pub shift_factor: Option<f64>,
+    /// Whether its activations exceed half precision, as those of the SDXL VAE do: where the rest of a model is in
+    /// half precision, it stays in single.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force_upcast: bool,
 }
 
 fn yes() -> bool {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -34,7 +35,7 @@ pub struct Manifest {
     pub source: Source,
     /// Which runtime the graphs are laid out for.
     pub target: Target,
-    /// Arithmetic of the graphs, in words: "f32", "w8a8".
+    /// Arithmetic of the graphs, in words: "f32", "fp16", "bf16", "w8a8", "fp8".
     pub precision: String,
     /// How the graphs were quantised, where they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,19 +88,56 @@ pub struct Quantisation {
 }
 
 /// Which runtime a bundle's graphs are laid out for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
     /// ONNX Runtime's CPU provider.
+    #[default]
     Cpu,
+    /// ONNX Runtime's CUDA provider.
+    Cuda,
+    /// TensorRT 10.3, of JetPack 6.
+    Trt10,
+    /// TensorRT 10.16 and 11, of JetPack 7.2 and later.
+    Trt,
+}
+
+impl Target {
+    /// Every target.
+    pub const ALL: [Self; 4] = [Self::Cpu, Self::Cuda, Self::Trt10, Self::Trt];
+
+    /// As in a manifest and on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Trt10 => "trt10",
+            Self::Trt => "trt",
+        }
+    }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cpu => f.write_str("cpu"),
-        }
+        f.write_str(self.name())
     }
+}
+
+impl FromStr for Target {
+    type Err = UnknownTarget;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|target| target.name() == name);
+        found.ok_or_else(|| UnknownTarget { name: name.into() })
+    }
+}
+
+/// A target's name that is none.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("no target {name:?}; there are {}", Target::ALL.map(Target::name).join(", "))]
+pub struct UnknownTarget {
+    /// As given.
+    pub name: String,
 }
 
 /// Sampling settings that a model works well with.
@@ -189,17 +227,26 @@ pub enum Dtype {
     F32,
     /// Half precision.
     F16,
+    /// Brain float: the range of single precision in 16 bits. Within graphs only.
+    Bf16,
+    /// 8-bit float E4M3. Within graphs only.
+    F8,
 }
 
 impl Dtype {
     /// Bytes of one element.
     pub fn bytes(self) -> usize {
         match self {
-            Self::U8 | Self::I8 => 1,
-            Self::F16 => 2,
+            Self::U8 | Self::I8 | Self::F8 => 1,
+            Self::F16 | Self::Bf16 => 2,
             Self::I32 | Self::F32 => 4,
             Self::I64 => 8,
         }
+    }
+
+    /// Whether numbers of this type have a fraction and take part in the model's arithmetic.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
     }
 }
 
@@ -212,6 +259,8 @@ impl fmt::Display for Dtype {
             Self::I64 => "i64",
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F8 => "f8",
         })
     }
 }
@@ -373,6 +422,16 @@ mod tests {
         value["schema"] = 1.into();
         assert!(value["cache"].get("element").is_none(), "single precision goes without saying: {value}");
         assert_eq!(Manifest::from_json(&value.to_string()).unwrap().cache.element, CacheElement::F32);
+    }
+
+    #[test]
+    fn targets_by_name() {
+        for target in Target::ALL {
+            assert_eq!(target.to_string().parse(), Ok(target));
+            assert_eq!(serde_json::to_value(target).unwrap(), target.name());
+        }
+        let told = "npu".parse::<Target>().unwrap_err().to_string();
+        assert_eq!(told, "no target \"npu\"; there are cpu, cuda, trt10, trt");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use nextclip_core::manifest::ManifestError;
+use nextclip_core::manifest::{ManifestError, Target};
 use nextclip_core::sampler::GridError;
 use thiserror::Error;
 
@@ -75,6 +75,45 @@ pub enum Error {
     /// Several cameras in one pass.
     #[error("the bundle serves {0} cameras a pass, this program 1: export it with a batch of 1")]
     Batch(usize),
+    /// A provider that does not execute a target's graphs.
+    #[error("the bundle is laid out for {target}, which {provider} does not run: choose {own}, or CPU")]
+    ProviderUnfit {
+        /// The provider asked for.
+        provider: &'static str,
+        /// The bundle's target.
+        target: Target,
+        /// The target's provider.
+        own: &'static str,
+    },
+    /// An accelerator asked of a target that has none.
+    #[error(
+        "deep-learning accelerator {core} was asked for, and graphs laid out for {target} can use none: only trt10 can"
+    )]
+    Accelerator {
+        /// The core.
+        core: u32,
+        /// The bundle's target.
+        target: Target,
+    },
+    /// The provider is not in the ONNX Runtime that is loaded, or finds no GPU or library of its own.
+    #[error(
+        "{provider} cannot be used: it needs an NVIDIA GPU, its libraries, and an ONNX Runtime built with it (name that \
+         by ORT_DYLIB_PATH); to run the bundle without a GPU, slowly, choose the provider CPU"
+    )]
+    ProviderMissing {
+        /// The provider.
+        provider: &'static str,
+        /// What ONNX Runtime says.
+        source: ort::Error,
+    },
+    /// The folder for engines.
+    #[error("{}: the folder for engines cannot be made", path.display())]
+    Cache {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// ONNX Runtime refuses a graph.
     #[error("graph {graph:?} ({}) cannot be loaded", path.display())]
     Load {

@@ -14,34 +14,11 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
 
+use crate::bound::Bound;
 use crate::contract::{OBSERVED, first_difference, listed};
 use crate::error::Error;
 use crate::library;
-
-/// What executes a graph.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Provider {
-    /// ONNX Runtime's own kernels on the CPU.
-    #[default]
-    Cpu,
-}
-
-impl Provider {
-    /// The provider's name, for logs and metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "CPU",
-        }
-    }
-
-    /// The CPU provider is always registered by ONNX Runtime; any other registers itself here, and fails
-    /// where it cannot run instead of leaving the work to the CPU.
-    fn register(self, builder: SessionBuilder) -> ort::Result<SessionBuilder> {
-        match self {
-            Self::Cpu => Ok(builder),
-        }
-    }
-}
+use crate::provider::{Execution, Provider};
 
 /// A tensor that a graph reads, borrowed from the caller; it must be contiguous.
 #[derive(Clone, Debug)]
@@ -98,6 +75,8 @@ pub struct GraphSession {
     /// Outputs for the probe.
     observed: Vec<String>,
     probe: Option<Probe>,
+    /// Where inputs and outputs must stay at their addresses.
+    bound: Option<Bound>,
 }
 
 impl GraphSession {
@@ -107,34 +86,50 @@ impl GraphSession {
         name: &'static str,
         bundle: &Path,
         graph: &Graph,
-        provider: Provider,
+        execution: &Execution,
         threads: Option<usize>,
     ) -> Result<Self, Error> {
-        Self::load(name, bundle, graph, |builder| provider.register(options(builder, threads)?))
+        execution.prepare()?;
+        let path = execution.file(bundle, name, graph);
+        let registered = |source| match execution.provider {
+            Provider::Cpu => Error::Load { graph: name, path: path.clone(), source },
+            missing => Error::ProviderMissing { provider: missing.name(), source },
+        };
+        let mut loaded = Self::load(name, &path, graph, |builder| {
+            let fault = |source| Error::Load { graph: name, path: path.clone(), source };
+            let builder = options(builder, threads).map_err(fault)?;
+            execution.register(builder, name, graph).map_err(registered)
+        })?;
+        if execution.gpu.cuda_graph {
+            let fault = |source| Error::Load { graph: name, path: path.clone(), source };
+            loaded.bound = Some(Bound::new(&loaded.session, graph, execution).map_err(fault)?);
+        }
+        Ok(loaded)
     }
 
     /// Loads the graph as it stands in its file, without making it fast, and compares it as [`Self::open`] does. Its
     /// weights stay on disk, so that graphs larger than memory can be looked at.
     pub fn check(name: &'static str, bundle: &Path, graph: &Graph) -> Result<(), Error> {
-        Self::load(name, bundle, graph, |builder| {
-            Ok(builder.with_optimization_level(GraphOptimizationLevel::Disable)?.with_prepacking(false)?)
+        let path = bundle.join(&graph.path);
+        let plain = |builder: SessionBuilder| {
+            builder.with_optimization_level(GraphOptimizationLevel::Disable)?.with_prepacking(false)
+        };
+        Self::load(name, &path, graph, |builder| {
+            plain(builder).map_err(|e| Error::Load { graph: name, path: path.clone(), source: e.into() })
         })?;
         Ok(())
     }
 
     fn load(
         name: &'static str,
-        bundle: &Path,
+        path: &Path,
         graph: &Graph,
-        configure: impl FnOnce(SessionBuilder) -> ort::Result<SessionBuilder>,
+        configure: impl FnOnce(SessionBuilder) -> Result<SessionBuilder, Error>,
     ) -> Result<Self, Error> {
         let environment = library::environment()?;
-        let path = bundle.join(&graph.path);
-        let fault = |source| Error::Load { graph: name, path: path.clone(), source };
-        let session = Session::builder(&environment)
-            .and_then(configure)
-            .and_then(|mut builder| builder.commit_from_file(&path))
-            .map_err(fault)?;
+        let fault = |source| Error::Load { graph: name, path: path.into(), source };
+        let builder = configure(Session::builder(&environment).map_err(fault)?)?;
+        let session = { builder }.commit_from_file(path).map_err(fault)?;
         let sides =
             [("input", session.inputs(), &graph.inputs), ("output", session.outputs(), &graph.outputs)];
         for (side, outlets, specs) in sides {
@@ -146,7 +141,7 @@ impl GraphSession {
         }
         let observed = graph.outputs.iter().map(|output| &output.name);
         let observed = observed.filter(|name| name.starts_with(OBSERVED)).cloned().collect();
-        Ok(Self { name, session, observed, probe: None })
+        Ok(Self { name, session, observed, probe: None, bound: None })
     }
 
     /// Shows the graph's observed tensors to `probe` from now on.
@@ -162,8 +157,13 @@ impl GraphSession {
         outputs: [&str; N],
         read: impl FnOnce([ArrayViewD<'_, T>; N]) -> ort::Result<R>,
     ) -> Result<R, Error> {
-        let Self { name: graph, session, observed, probe } = self;
+        let Self { name: graph, session, observed, probe, bound } = self;
         let run = || {
+            if let Some(bound) = bound {
+                let produced = bound.run(session, inputs, &outputs)?;
+                let views = produced.iter().map(|tensor| tensor.try_extract_array::<T>());
+                return read(exactly(views.collect::<ort::Result<Vec<_>>>()?)?);
+            }
             let values = inputs
                 .iter()
                 .map(|(name, input)| Ok((Cow::Borrowed(*name), input.value()?)))
@@ -182,11 +182,14 @@ impl GraphSession {
                     produced.get(name).ok_or_else(missing)?.try_extract_array::<T>()
                 })
                 .collect::<ort::Result<Vec<_>>>()?;
-            let views = <[_; N]>::try_from(views).map_err(|_| ort::Error::new("outputs were lost"))?;
-            read(views)
+            read(exactly(views)?)
         };
         run().map_err(|source| Error::Run { graph: self.name, source })
     }
+}
+
+fn exactly<V, const N: usize>(views: Vec<V>) -> ort::Result<[V; N]> {
+    <[V; N]>::try_from(views).map_err(|_| ort::Error::new("outputs were lost"))
 }
 
 /// The settings that every session of a bundle's graph has.

@@ -16,6 +16,7 @@
 //! # Ok::<(), nextclip_predictor::Error>(())
 //! ```
 
+mod bound;
 mod bundle;
 mod cache;
 mod contract;
@@ -23,11 +24,13 @@ mod error;
 mod graph;
 mod library;
 mod predictor;
+mod provider;
 
 pub use bundle::open as verified_manifest;
 pub use cache::CacheNumber;
 pub use contract::{DECODE, DENOISE, ENCODE, GraphSpecs, OBSERVED, REMEMBER};
 pub use error::Error;
-pub use graph::{GraphSession, Input, Probe, Provider, options as session_options};
+pub use graph::{GraphSession, Input, Probe, options as session_options};
 pub use library::{environment as onnx_environment, init_onnx_runtime};
 pub use predictor::{Predictor, Settings};
+pub use provider::{Execution, GpuSettings, Provider};

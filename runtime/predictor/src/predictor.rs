@@ -11,7 +11,8 @@ use crate::bundle;
 use crate::cache::Cache;
 use crate::contract::{DECODE, DENOISE, ENCODE, REMEMBER};
 use crate::error::Error;
-use crate::graph::{GraphSession, Input, Probe, Provider};
+use crate::graph::{GraphSession, Input, Probe};
+use crate::provider::{Execution, GpuSettings, Provider};
 
 /// How to run a bundle; `None` takes what the bundle's manifest says, or every core.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,6 +23,11 @@ pub struct Settings {
     pub steps: Option<usize>,
     /// g: guidance scale. Other than 1 needs a bundle that was exported with guidance.
     pub guidance: Option<f32>,
+    /// Who executes the graphs; `None` takes the provider of the bundle's target. [`Provider::Cpu`] runs every
+    /// target's graphs but those in brain float, slowly.
+    pub provider: Option<Provider>,
+    /// How a GPU is used, where one is.
+    pub gpu: GpuSettings,
 }
 
 /// A bundle at work for one camera.
@@ -49,8 +55,9 @@ impl Predictor {
         let sampler = &manifest.sampler;
         let grid = TimeGrid::new(settings.steps.unwrap_or(sampler.steps), sampler.time_shift)?;
         let guidance = guidance(sampler.guidance, settings.guidance)?;
-        let provider = Provider::Cpu;
-        let open = |name, graph| GraphSession::open(name, bundle_dir, graph, provider, settings.threads);
+        let execution = Execution::new(&manifest, settings.provider, &settings.gpu)?;
+        let provider = execution.provider;
+        let open = |name, graph| GraphSession::open(name, bundle_dir, graph, &execution, settings.threads);
         let graphs = &manifest.graphs;
         let predictor = Self {
             encode: graphs.encode.as_ref().map(|graph| open(ENCODE, graph)).transpose()?,

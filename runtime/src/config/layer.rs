@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nextclip_media::{Fit, SourceUri};
 
+use super::execution::ExecutionLayer;
 use super::faults::Fault;
 use super::reader::Reader;
 use super::values;
@@ -45,6 +46,8 @@ pub struct Layer {
     pub seed: Option<u64>,
     /// Threads of inference.
     pub threads: Option<usize>,
+    /// Who executes the graphs.
+    pub execution: ExecutionLayer,
     /// JSON lines on standard output.
     pub json: Option<bool>,
     /// A strip of every so many scored predictions.
@@ -73,6 +76,7 @@ impl Layer {
             guidance: reader.number("predict.guidance", |value| values::number(value, bounds::GUIDANCE)),
             seed: reader.whole("predict.seed", |value| values::whole(value, bounds::SEED)),
             threads: reader.whole("predict.threads", |value| values::whole(value, bounds::THREADS)),
+            execution: ExecutionLayer::from_toml(&mut reader, folder),
             json: reader.switch("output.json"),
             strip_every: reader.whole("output.strip_every", |value| values::whole(value, bounds::STRIPS)),
             strip_max: reader.whole("output.strip_max", |value| values::whole(value, bounds::STRIPS)),
@@ -99,6 +103,7 @@ impl Layer {
             }),
             seed: check("--seed", &flags.seed, &mut faults, |n| values::whole(*n, bounds::SEED)),
             threads: check("--threads", &flags.threads, &mut faults, |n| values::whole(*n, bounds::THREADS)),
+            execution: ExecutionLayer::from_flags(&flags.execution, &mut faults),
             json: flags.json.then_some(true),
             strip_every: check("--strip-every", &flags.strip_every, &mut faults, |n| {
                 values::whole(*n, bounds::STRIPS)
@@ -125,6 +130,7 @@ impl Layer {
             guidance: over.guidance.or(self.guidance),
             seed: over.seed.or(self.seed),
             threads: over.threads.or(self.threads),
+            execution: self.execution.overridden_by(over.execution),
             json: over.json.or(self.json),
             strip_every: over.strip_every.or(self.strip_every),
             strip_max: over.strip_max.or(self.strip_max),
@@ -133,7 +139,7 @@ impl Layer {
     }
 }
 
-fn check<V, T>(
+pub(super) fn check<V, T>(
     flag: &str,
     value: &Option<V>,
     faults: &mut Vec<Fault>,
@@ -143,6 +149,6 @@ fn check<V, T>(
     check(value.as_ref()?).map_err(fault).ok()
 }
 
-fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
+pub(super) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
     if text.is_empty() { Err("is empty, must be a folder".into()) } else { Ok(folder.join(text)) }
 }
