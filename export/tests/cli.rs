@@ -48,6 +48,31 @@ fn wrong_usage_ends_with_2() {
     assert_eq!(run(&["--help"]).status.code(), Some(0));
 }
 
+#[test]
+fn precision_by_part_is_checked_before_anything_takes_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/base");
+    let out = folder.path().join("bundle");
+    let export =
+        |more: &[&str]| refused(&[&["export", model, "--out", out.to_str().unwrap()][..], more].concat());
+    let message = export(&["--cache", "int8"]);
+    assert!(message.contains("--cache int8 needs --calibrate"), "{message}");
+    let message = export(&["--max-psnr-drop", "0.3"]);
+    assert!(message.contains("--max-psnr-drop is for --precision w8a8"), "{message}");
+    let w8a8 = ["--precision", "w8a8", "--calibrate", "scenes"];
+    let missing = folder.path().join("missing.json");
+    let message = export(&[&w8a8[..], &["--plan", missing.to_str().unwrap()]].concat());
+    assert!(message.contains("missing.json: cannot be read"), "{message}");
+    write(folder.path(), "other.json", r#"{"layers": 3}"#);
+    let other = folder.path().join("other.json");
+    let message = export(&[&w8a8[..], &["--plan", other.to_str().unwrap()]].concat());
+    assert!(message.contains("other.json: invalid type"), "{message}");
+    let both = ["export", model, "--out", "x", "--plan", "p", "--max-psnr-drop", "1"];
+    assert_eq!(run(&both).status.code(), Some(2));
+    assert_eq!(run(&["export", model, "--out", "x", "--cache", "fp8"]).status.code(), Some(2));
+    assert!(!out.exists());
+}
+
 const CONFIG: &str = r#"{"vocab_size": 16, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
     "max_position_embeddings": 4096}"#;

@@ -51,7 +51,7 @@ impl Document {
     /// The dearest layers as bars, by what became of them.
     pub fn chart(&self) -> Picture {
         let bar = |layer: &&LayerPlan| {
-            let text = format!("{:.4} dB, {:.1} % of the work", layer.cost_db, 100.0 * layer.share);
+            let text = format!("{:.4} dB, {:.1} %", layer.cost_db, 100.0 * layer.share);
             Bar::new(
                 layer.layer.clone(),
                 layer.cost_db,
@@ -68,7 +68,10 @@ impl Document {
             self.max_psnr_drop_db
         );
         let groups = vec![format!("{LOWERED} in the plan"), "float in the plan".to_owned()];
-        let chart = Bars::new("Precision plan", "PSNR lost by this layer alone, dB");
+        let chart = Bars::new(
+            "Precision plan: which layers compute in 8 bits, and what each of them costs",
+            "PSNR lost by this layer alone, dB (at the right also its part of a prediction's multiply-adds)",
+        );
         Bars { subtitle, groups, bars, ..chart }.draw(WIDTH)
     }
 

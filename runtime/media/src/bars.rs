@@ -9,7 +9,7 @@
 //! ```
 
 use crate::Picture;
-use crate::draw::{Canvas, Colour, GREY, INK, RULE, Side, font, text_width};
+use crate::draw::{Canvas, Colour, GREY, INK, PAPER, RULE, Side, font, text_width};
 use crate::plot::{Axis, PALETTE};
 
 /// Pixels from one bar to the next.
@@ -90,6 +90,8 @@ impl Bars {
             let length = if bar.value > 0.0 { place(bar.value).max(left + 1) - left } else { 0 };
             canvas.fill((left, y + (ROW - THICK) / 2), (length, THICK), colour(bar.group));
             canvas.text((left - 8, y + 3), &bar.name, &font::TEXT, INK, Side::Left);
+            // Grid lines stop at a text, so that its numbers can be read.
+            canvas.fill((left + length + 3, y + 1), (text_width(&bar.text, &font::TEXT) + 6, ROW - 2), PAPER);
             canvas.text((left + length + 6, y + 3), &bar.text, &font::TEXT, GREY, Side::Right);
         }
         canvas.fill((left, top), (1, bottom - top), GREY);
