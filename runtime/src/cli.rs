@@ -122,6 +122,7 @@ pub struct RunFlags {
     /// Threads of inference [default: all cores]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub threads: Option<i64>,
+    /// Who executes the graphs
     #[command(flatten)]
     pub execution: ExecutionFlags,
     /// Write JSON lines to standard output
