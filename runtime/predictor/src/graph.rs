@@ -18,6 +18,7 @@ use crate::bound::Bound;
 use crate::contract::{OBSERVED, first_difference, listed};
 use crate::error::Error;
 use crate::library;
+use crate::processor;
 use crate::provider::{Execution, Provider};
 
 /// A tensor that a graph reads, borrowed from the caller; it must be contiguous.
@@ -196,15 +197,17 @@ fn exactly<V, const N: usize>(views: Vec<V>) -> ort::Result<[V; N]> {
 pub fn options(builder: SessionBuilder, threads: Option<usize>) -> ort::Result<SessionBuilder> {
     // A number, always: without one ONNX Runtime ties its threads to cores, which it may have to share.
     let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
-    Ok(builder
+    let builder = builder
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(threads)?
         // Threads that wait in a loop take the cores that decode the camera's stream: on two busy cores
         // a pass took half the time without.
-        .with_intra_op_spinning(false)?
-        // On processors with AVX2 and without VNNI, products of unsigned with signed 8-bit integers saturate
-        // at 16 bits and are wrong; this makes both sides unsigned there, and is ignored elsewhere.
-        .with_config_entry("session.x64quantprecision", "1")?)
+        .with_intra_op_spinning(false)?;
+    if processor::saturates() {
+        Ok(builder.with_config_entry("session.x64quantprecision", "1")?)
+    } else {
+        Ok(builder)
+    }
 }
 
 /// A session's input or output as a manifest would write it: `f32[1, 4, 22, 40]`, `?` for an open size.
