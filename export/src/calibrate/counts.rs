@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use nextclip_predictor::DENOISE;
-use nextclip_quant::{Histogram, Observer};
+use nextclip_quant::{Histogram, Observer, Scheme};
 
 use super::error::CalibrationError;
 use crate::onnx::Ranges;
@@ -57,7 +57,8 @@ impl Counts {
             let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
             for histogram in stages.iter().filter(|histogram| histogram.count() > 0) {
                 let place = || format!("graph {:?}, tensor {:?}", site.0, site.1);
-                let range = histogram.range(observer);
+                // What is quantised around zero takes the greater magnitude of these ends.
+                let range = histogram.range_for(observer, Scheme::Asymmetric);
                 let range = range.map_err(|source| CalibrationError::Values { place: place(), source })?;
                 (low, high) = (low.min(range.0), high.max(range.1));
             }

@@ -2,7 +2,7 @@
 
 use nextclip_core::Geometry;
 use nextclip_core::checkpoint::TransformerConfig;
-use nextclip_core::manifest::CacheElement;
+use nextclip_core::manifest::{CacheElement, Dtype};
 
 use super::embed::{RotaryTable, history_bias};
 use super::transformer::Layer;
@@ -64,16 +64,53 @@ impl Memory {
         Self { keys: keys.clone(), values: values.clone(), rotation, bias, element: element.clone() }
     }
 
-    /// The keys of layer `i`, rotated to their places, and its values: each (B, n_kv, C * L, d_head).
-    fn layer(&self, g: &mut GraphBuilder, i: usize) -> (Value, Value) {
+    /// The keys of layer `i`, rotated to their places, and `own` ones: (B, n_kv, C * L + K, d_head).
+    pub(super) fn keys_with(&self, g: &mut GraphBuilder, i: usize, own: &Value) -> Value {
+        let keys = self.layer_keys(g, i);
+        g.concat(&[&keys, own], 2)
+    }
+
+    /// The values of layer `i` and `own` ones: (B, n_kv, C * L + K, d_head).
+    pub(super) fn values_with(&self, g: &mut GraphBuilder, i: usize, own: &Value) -> Value {
+        let values = self.layer_values(g, i);
+        g.concat(&[&values, own], 2)
+    }
+
+    /// The keys of layer `i`, rotated to their places: (B, n_kv, C * L, d_head).
+    pub(super) fn layer_keys(&self, g: &mut GraphBuilder, i: usize) -> Value {
+        let keys = self.layer(g, &self.keys, Cached::Keys, i);
+        g.rotary(&keys, &self.rotation)
+    }
+
+    /// The values of layer `i`: (B, n_kv, C * L, d_head).
+    pub(super) fn layer_values(&self, g: &mut GraphBuilder, i: usize) -> Value {
+        self.layer(g, &self.values, Cached::Values, i)
+    }
+
+    /// Converted a layer at a time: the whole cache in floats would be the memory that was saved.
+    fn layer(&self, g: &mut GraphBuilder, all: &Value, what: Cached, i: usize) -> Value {
         let index = g.index(i as i64);
-        // Converted a layer at a time: the whole cache in floats would be the memory that was saved.
-        let [keys, values] =
-            [(&self.keys, Cached::Keys), (&self.values, Cached::Values)].map(|(all, what)| {
-                let one = g.gather(all, &index);
-                g.from_cache(&one, what, i, &self.element)
-            });
-        (g.rotary(&keys, &self.rotation), values)
+        let one = g.gather(all, &index);
+        g.from_cache(&one, what, i, &self.element)
+    }
+
+    /// The keys of all layers, rotated to their places, and the values: (layers, B, n_kv, C * L, d_head). `None` where
+    /// they are not kept in floats.
+    pub(super) fn all_layers(&self, g: &mut GraphBuilder) -> Option<[Value; 2]> {
+        if self.element.dtype() != Dtype::F32 {
+            return None;
+        }
+        let [layers, batch, heads, tokens, d_head] = [0, 1, 2, 3, 4].map(|axis| self.keys.size(axis));
+        let positions = g.expand(&self.rotation.positions, &[layers, batch, tokens]);
+        let positions = g.reshape(&positions, &[layers * batch, tokens]);
+        let keys = g.reshape(&self.keys, &[layers * batch, heads, tokens, d_head]);
+        let keys = g.rotary(&keys, &Rotation { positions, ..self.rotation.clone() });
+        Some([g.reshape(&keys, self.keys.shape()), self.values.clone()])
+    }
+
+    /// n_kv.
+    pub(super) fn heads(&self) -> usize {
+        self.keys.size(2)
     }
 }
 
@@ -129,9 +166,7 @@ pub(super) fn attend_with_memory(
     [queries, keys, values]: [&Value; 3],
     bias: &Value,
 ) -> Value {
-    let (past_keys, past_values) = memory.layer(g, i);
-    let keys = g.concat(&[&past_keys, keys], 2);
-    let values = g.concat(&[&past_values, values], 2);
+    let (keys, values) = (memory.keys_with(g, i, keys), memory.values_with(g, i, values));
     g.attention(queries, &keys, &values, Some(bias))
 }
 

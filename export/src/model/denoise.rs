@@ -1,24 +1,31 @@
 //! The graph of one denoising step: the noisy clip's tokens through the decoder, then an Euler step.
 
+use std::ops::Range;
+
 use nextclip_core::Geometry;
 use nextclip_core::checkpoint::TransformerConfig;
 use nextclip_core::manifest::{CacheShape, Dtype};
 use nextclip_core::position::TableTooSmall;
-use nextclip_core::sequence::Role;
+use nextclip_core::sequence::{Role, level};
 use nextclip_predictor::{DENOISE, GraphSpecs};
 
+use super::attention::{IntegerAttention, Rows};
 use super::decoder::{
     Memory, Sizes, after_attention, attend_with_memory, frames_from, heads, joint_bias, keys_and_values,
     open_bias, queries,
 };
-use super::embed::{
-    RotaryTable, block_bias, latents_of_patches, patch_positions, patch_tokens, special_token, timestep,
-};
+use super::embed::{RotaryTable, latents_of_patches, level_bias, patch_positions, patch_tokens, timestep};
 use super::transformer::{FinalLayer, Layer, Transformer};
-use crate::onnx::{Graph, GraphBuilder, Precision, Rotation, Value};
+use crate::onnx::{Graph, GraphBuilder, Layout, Precision, Rotation, Value};
 
 /// Tokens of a noisy block before those of its frame: `<|diffusion|>` and the time token.
 const HEAD_TOKENS: usize = 2;
+
+/// The parts of a block's tokens, in the order in which this graph has those of the whole clip: every
+/// `<|diffusion|>`, every time token, every frame's own. Who may see the same lies together.
+fn parts(geometry: &Geometry) -> [Range<usize>; 3] {
+    [0..1, 1..HEAD_TOKENS, HEAD_TOKENS..geometry.block_tokens()]
+}
 
 /// Epsilon of the final layer's LayerNorm.
 const LAYER_NORM_EPSILON: f32 = 1e-6;
@@ -40,11 +47,9 @@ pub fn denoise(
         unreachable!("the inputs of {DENOISE} are said in its specs");
     };
     let (batch, frames) = (cache.batch, geometry.clip);
-    let (tokens, d) = (frames * geometry.block_tokens(), config.hidden_size);
     let sizes = Sizes::new(config);
 
-    let mut x = noisy_tokens(&mut g, transformer, z, t, geometry)?; // (B * N, L, d)
-    x = g.reshape(&x, &[batch, tokens, d]);
+    let mut x = noisy_tokens(&mut g, transformer, z, t, geometry)?; // (B, N * L, d)
     if guided {
         // Attention depends on differences of positions alone, so the branch without history may keep
         // the other's positions. Conditional first.
@@ -54,12 +59,16 @@ pub fn denoise(
     let table = RotaryTable::new(&mut g, config, geometry);
     let memory = Memory::new(&mut g, [keys, values, slot_positions], &table, geometry, &cache.element);
     let clip_frames = frames_from(&mut g, position, frames);
-    let rotation = table.blocks(&mut g, &clip_frames);
-    let clip = ClipAttention { memory, rotation, batch, guided, sizes };
-
-    let clip_bias = block_bias(&mut g, Role::Noisy, frames, geometry); // (N * L, N * L)
-    let biases = clip.biases(&mut g, &clip_bias);
+    let rotation = table.parts(&mut g, &clip_frames, &parts(geometry));
     let layers = &transformer.llm.layers;
+    let integers = IntegerAttention::new(&mut g, &memory, layers.len(), sizes.heads);
+    let clip = ClipAttention { memory, integers, rotation, batch, guided, sizes };
+
+    let block_tokens = geometry.block_tokens();
+    let levels =
+        parts(geometry).map(|part| vec![level(Role::Noisy, part.start, block_tokens); frames * part.len()]);
+    let clip_bias = level_bias(&mut g, levels.into_iter().flatten()); // (N * L, N * L)
+    let biases = clip.biases(&mut g, &clip_bias, frames * HEAD_TOKENS);
     let last = layers.len() - 1;
     for (i, layer) in layers[..last].iter().enumerate() {
         x = g.within(format!("llm.layers.{i}"), |g| clip.layer(g, i, layer, &x, &biases));
@@ -85,7 +94,7 @@ pub fn denoise(
     Ok(g.finish())
 }
 
-/// z (B, N, c, h, w) -> blocks (B * N, L, d) of `<|diffusion|>`, time token, frame tokens.
+/// z (B, N, c, h, w) -> tokens (B, N * L, d) in the order of [`parts`].
 fn noisy_tokens(
     g: &mut GraphBuilder,
     transformer: &Transformer,
@@ -93,21 +102,23 @@ fn noisy_tokens(
     t: &Value,
     geometry: &Geometry,
 ) -> Result<Value, TableTooSmall> {
-    let blocks = z.size(0) * z.size(1);
+    let (batch, frames) = (z.size(0), z.size(1));
     let latents = g.in_float(z);
-    let latents = g.reshape(&latents, &[&[blocks], &z.shape()[2..]].concat());
+    let latents = g.reshape(&latents, &[&[batch * frames], &z.shape()[2..]].concat());
     let positions = patch_positions(g, transformer, geometry)?;
     let frame = patch_tokens(g, &latents, &transformer.x_embedder, &positions, geometry); // (B * N, S, d)
-    let d = frame.size(2);
-    let diffusion = special_token(g, &transformer.llm.embed_tokens.diffusion, blocks);
-    let time = timestep(g, t, &transformer.time_token); // one timestep for all frames: (1, d)
-    let time = g.expand(&time, &[blocks, 1, d]);
+    let (tokens, d) = (frames * frame.size(1), frame.size(2));
+    let frame = g.reshape(&frame, &[batch, tokens, d]);
+    let diffusion = g.weight(&transformer.llm.embed_tokens.diffusion, Layout::AsStored);
+    let time = timestep(g, t, &transformer.time_token); // one timestep for all frames
+    let [diffusion, time] = [diffusion, time].map(|token| g.expand(&token, &[batch, frames, d]));
     Ok(g.concat(&[&diffusion, &time, &frame], 1))
 }
 
 /// Attention of the noisy clip's tokens: with history in the first half of the batch, without in the second.
 struct ClipAttention {
     memory: Memory,
+    integers: Option<IntegerAttention>,
     /// Of the clip's tokens, N * L a camera.
     rotation: Rotation,
     /// B, without branches.
@@ -120,13 +131,29 @@ struct ClipAttention {
 struct Biases {
     /// Over history and clip, (B, 1, T or 1, C * L + N * L).
     with_history: Value,
+    /// The same by rows.
+    by_rows: Vec<Rows>,
     /// Over the clip, (T, N * L), where anything is hidden.
     clip_alone: Option<Value>,
 }
 
 impl ClipAttention {
-    fn biases(&self, g: &mut GraphBuilder, clip: &Value) -> Biases {
-        Biases { with_history: joint_bias(g, &self.memory, clip), clip_alone: Some(clip.clone()) }
+    /// Of the tokens before frames' own, `heads`, and of those: `clip` hides only from the first.
+    fn biases(&self, g: &mut GraphBuilder, clip: &Value, heads: usize) -> Biases {
+        let tokens = clip.size(0);
+        let head_rows = g.slice(clip, 0, 0..heads);
+        let by_rows = vec![
+            Rows { range: 0..heads, bias: joint_bias(g, &self.memory, &head_rows) },
+            Rows { range: heads..tokens, bias: self.open_bias(g, tokens) },
+        ];
+        let with_history = joint_bias(g, &self.memory, clip);
+        Biases { with_history, by_rows, clip_alone: Some(clip.clone()) }
+    }
+
+    /// Of tokens that see all of the clip, but for empty slots all of history: (B, 1, 1, C * L + N * L).
+    fn open_bias(&self, g: &mut GraphBuilder, tokens: usize) -> Value {
+        let open = open_bias(g, tokens);
+        joint_bias(g, &self.memory, &open)
     }
 
     /// A layer over all tokens: (branches * B, N * L, d), in and out.
@@ -157,8 +184,9 @@ impl ClipAttention {
         let positions = frame_tokens(g, &self.rotation.positions, 1, geometry);
         let rotation = Rotation { positions, ..self.rotation.clone() };
         let queries = self.rotate(g, &queries, &rotation);
-        let open = open_bias(g, keys.size(2));
-        let biases = Biases { with_history: joint_bias(g, &self.memory, &open), clip_alone: None };
+        let bias = self.open_bias(g, keys.size(2));
+        let by_rows = vec![Rows { range: 0..queries.size(2), bias: bias.clone() }];
+        let biases = Biases { with_history: bias, by_rows, clip_alone: None };
         let mixed = self.attend(g, i, [&queries, &keys, &values], &biases);
         after_attention(g, layer, &x, &mixed, &self.sizes)
     }
@@ -173,24 +201,40 @@ impl ClipAttention {
 
     /// Heads (branches * B, heads, T, d_head), rotated -> (branches * B, T, n_head * d_head).
     fn attend(&self, g: &mut GraphBuilder, i: usize, heads: [&Value; 3], biases: &Biases) -> Value {
-        if !self.guided {
-            return attend_with_memory(g, &self.memory, i, heads, &biases.with_history);
+        // In a scope of its own, and called by name: other forms have other nodes.
+        let place = format!("llm.layers.{i}.self_attn");
+        let mixed = g.within(&place, |g| {
+            if !self.guided {
+                return self.attend_with_history(g, i, heads, biases);
+            }
+            let [[q, q_alone], [k, k_alone], [v, v_alone]] =
+                heads.map(|part| g.split(part, 0, [self.batch, self.batch]));
+            let with = self.attend_with_history(g, i, [&q, &k, &v], biases);
+            let alone = g.attention(&q_alone, &k_alone, &v_alone, biases.clip_alone.as_ref());
+            g.concat(&[&with, &alone], 0)
+        });
+        g.call(&mixed, &format!("{place}.mixed"))
+    }
+
+    fn attend_with_history(
+        &self,
+        g: &mut GraphBuilder,
+        i: usize,
+        heads: [&Value; 3],
+        biases: &Biases,
+    ) -> Value {
+        match &self.integers {
+            Some(integers) if integers.takes(g, i) => {
+                integers.attend(g, &self.memory, i, heads, &biases.by_rows)
+            }
+            _ => attend_with_memory(g, &self.memory, i, heads, &biases.with_history),
         }
-        let [[q, q_alone], [k, k_alone], [v, v_alone]] =
-            heads.map(|part| g.split(part, 0, [self.batch, self.batch]));
-        let with = attend_with_memory(g, &self.memory, i, [&q, &k, &v], &biases.with_history);
-        let alone = g.attention(&q_alone, &k_alone, &v_alone, biases.clip_alone.as_ref());
-        g.concat(&[&with, &alone], 0)
     }
 }
 
-/// Of tokens N * L along `axis` those of frames, N * S.
+/// Of tokens N * L along `axis` those of frames, N * S: the last of [`parts`].
 fn frame_tokens(g: &mut GraphBuilder, x: &Value, axis: usize, geometry: &Geometry) -> Value {
-    let (before, after) = (&x.shape()[..axis], &x.shape()[axis + 1..]);
-    let (frames, tokens) = (geometry.clip, geometry.block_tokens());
-    let blocks = g.reshape(x, &[before, &[frames, tokens], after].concat());
-    let blocks = g.slice(&blocks, axis + 1, HEAD_TOKENS..tokens);
-    g.reshape(&blocks, &[before, &[frames * geometry.frame_tokens()], after].concat())
+    g.slice(x, axis, geometry.clip * HEAD_TOKENS..x.size(axis))
 }
 
 /// Hidden states (B, T, d) and the timestep's embedding (1, d) -> patches (B, T, p * p * c).

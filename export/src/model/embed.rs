@@ -1,10 +1,11 @@
 //! From latents to the tokens of a frame's block and back, and where those tokens are.
 
+use std::ops::Range;
+
 use nextclip_core::Geometry;
 use nextclip_core::checkpoint::TransformerConfig;
 use nextclip_core::manifest::Dtype;
 use nextclip_core::position::{Rotary, TableTooSmall, centre_crop, timestep_frequencies};
-use nextclip_core::sequence::{Role, level};
 
 use super::transformer::{TimestepMlp, Transformer};
 use crate::onnx::{GraphBuilder, Layout, Linear, Rotation, Value};
@@ -97,23 +98,38 @@ impl RotaryTable {
 
     /// The rotation of whole blocks whose frames are at `frames` i64 (B, F): of F * L tokens.
     pub(super) fn blocks(&self, g: &mut GraphBuilder, frames: &Value) -> Rotation {
-        let (batch, count, tokens) = (frames.size(0), frames.size(1), self.block_tokens);
-        let length = g.index(tokens as i64);
+        let positions = self.positions(g, frames, 0..self.block_tokens);
+        self.at(positions)
+    }
+
+    /// The same where the parts `offsets` of all blocks lie one after another.
+    pub(super) fn parts(&self, g: &mut GraphBuilder, frames: &Value, offsets: &[Range<usize>]) -> Rotation {
+        let parts: Vec<Value> =
+            offsets.iter().map(|offsets| self.positions(g, frames, offsets.clone())).collect();
+        let positions = g.concat(&parts.iter().collect::<Vec<_>>(), 1);
+        self.at(positions)
+    }
+
+    /// Positions of the tokens `offsets` of blocks whose frames are at `frames` i64 (B, F): (B, F * offsets).
+    fn positions(&self, g: &mut GraphBuilder, frames: &Value, offsets: Range<usize>) -> Value {
+        let (batch, count, tokens) = (frames.size(0), frames.size(1), offsets.len());
+        let length = g.index(self.block_tokens as i64);
         let first = g.mul(frames, &length);
         let first = g.reshape(&first, &[batch, count, 1]);
-        let offsets = g.indices(&(0..tokens as i64).collect::<Vec<_>>());
+        let offsets = g.indices(&offsets.map(|offset| offset as i64).collect::<Vec<_>>());
         let positions = g.add(&first, &offsets);
-        let positions = g.reshape(&positions, &[batch, count * tokens]);
+        g.reshape(&positions, &[batch, count * tokens])
+    }
+
+    fn at(&self, positions: Value) -> Rotation {
         Rotation { positions, cos: self.cos.clone(), sin: self.sin.clone() }
     }
 }
 
-/// The bias that hides, within one block or clip of `blocks` blocks, what a token may not see: (T, T).
-/// It is made from the tokens' levels, since a table would be as large as the scores.
-pub(super) fn block_bias(g: &mut GraphBuilder, role: Role, blocks: usize, geometry: &Geometry) -> Value {
-    let tokens = geometry.block_tokens();
-    let levels: Vec<f32> =
-        (0..blocks * tokens).map(|token| f32::from(level(role, token % tokens, tokens))).collect();
+/// The bias that hides, among tokens of these levels, what each may not see: (T, T). It is made from the levels, since
+/// a table would be as large as the scores.
+pub(super) fn level_bias(g: &mut GraphBuilder, levels: impl Iterator<Item = u8>) -> Value {
+    let levels: Vec<f32> = levels.map(f32::from).collect();
     let count = levels.len();
     let query = g.table("levels of queries", &[count, 1], levels.clone());
     let key = g.table("levels of keys", &[1, count], levels);

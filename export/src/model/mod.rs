@@ -1,5 +1,6 @@
 //! The model: its tensors by their checkpoint paths, and its four graphs.
 
+mod attention;
 mod checkpoint;
 mod decoder;
 mod denoise;

@@ -4,13 +4,13 @@ use nextclip_core::Geometry;
 use nextclip_core::checkpoint::TransformerConfig;
 use nextclip_core::manifest::CacheShape;
 use nextclip_core::position::TableTooSmall;
-use nextclip_core::sequence::Role;
+use nextclip_core::sequence::{Role, level};
 use nextclip_predictor::{GraphSpecs, REMEMBER};
 
 use super::decoder::{
     Memory, Sizes, after_attention, attend_with_memory, frames_from, heads, joint_bias, keys_and_values,
 };
-use super::embed::{RotaryTable, block_bias, patch_positions, patch_tokens, special_token};
+use super::embed::{RotaryTable, level_bias, patch_positions, patch_tokens, special_token};
 use super::transformer::Transformer;
 use crate::onnx::{Cached, Graph, GraphBuilder, Precision, Value};
 
@@ -45,7 +45,8 @@ pub fn remember(
     let memory = Memory::new(g, [keys, values, slot_positions], &table, geometry, &cache.element);
     let own_frames = frames_from(g, position, 1);
     let rotation = table.blocks(g, &own_frames);
-    let own_bias = block_bias(g, Role::Clean, 1, geometry);
+    let tokens = geometry.block_tokens();
+    let own_bias = level_bias(g, (0..tokens).map(|token| level(Role::Clean, token, tokens)));
     let bias = joint_bias(g, &memory, &own_bias); // (B, 1, L, C * L + L)
 
     let (mut new_keys, mut new_values) = (vec![], vec![]);

@@ -16,7 +16,7 @@ use crate::checkpoint::Weight;
 pub(super) const RUNTIME_DOMAIN: &str = "com.microsoft";
 
 /// Those that graphs use.
-const RUNTIME_OPERATORS: [&str; 2] = ["RotaryEmbedding", "MatMulNBits"];
+const RUNTIME_OPERATORS: [&str; 3] = ["RotaryEmbedding", "MatMulNBits", "MatMulIntegerToFloat"];
 
 /// A graph in the making.
 #[derive(Debug)]
@@ -57,11 +57,20 @@ impl GraphBuilder {
         }
     }
 
-    /// The graph, done. Constants that nobody reads any more, since another type of them is read, are left out.
+    /// The graph, done. Nodes that lead to no output are left out, since ONNX Runtime would compute them, and
+    /// constants that nobody reads, since another type of them is read.
     pub fn finish(mut self) -> Graph {
-        let read: HashSet<&str> =
-            self.graph.nodes.iter().flat_map(|node| &node.input).map(String::as_str).collect();
+        let mut read: HashSet<&str> = self.graph.outputs.iter().map(|output| output.name.as_str()).collect();
+        let mut needed: Vec<bool> = Vec::with_capacity(self.graph.nodes.len());
+        for node in self.graph.nodes.iter().rev() {
+            let is_read = node.output.iter().any(|output| read.contains(output.as_str()));
+            if is_read {
+                read.extend(node.input.iter().map(String::as_str));
+            }
+            needed.push(is_read);
+        }
         self.graph.constants.retain(|name, _| read.contains(name.as_str()));
+        self.graph.nodes.retain(|_| needed.pop().unwrap_or(true));
         self.graph
     }
 
@@ -172,6 +181,16 @@ impl GraphBuilder {
     /// Counts multiply-adds of a product at the place where it is made.
     pub(super) fn note_work(&mut self, multiply_adds: usize) {
         *self.graph.work.entry(self.scope.clone()).or_default() += multiply_adds as u64;
+    }
+
+    /// The result of the newest node under a name of its own: other nodes before it, in another precision, must not
+    /// change by what name its range is known.
+    pub fn call(&mut self, newest: &Value, name: &str) -> Value {
+        if let Some(node) = self.graph.nodes.last_mut() {
+            assert_eq!(node.output, [newest.name.as_str()], "only the newest node's result is called {name}");
+            node.output = vec![name.to_owned()];
+        }
+        Value { name: name.to_owned(), ..newest.clone() }
     }
 
     pub(super) fn unique(&mut self, op: &str) -> String {

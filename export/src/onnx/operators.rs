@@ -87,6 +87,9 @@ impl GraphBuilder {
     /// A part along one axis.
     pub fn slice(&mut self, x: &Value, axis: usize, range: Range<usize>) -> Value {
         assert!(range.end <= x.shape[axis], "Slice of {x} by {range:?} along {axis}");
+        if range == (0..x.shape[axis]) {
+            return x.clone();
+        }
         let mut shape = x.shape.clone();
         shape[axis] = range.len();
         let [start, end, axis] = [range.start, range.end, axis].map(|n| self.indices(&[n as i64]));

@@ -5,8 +5,7 @@
 //! - activations must be unsigned and weights signed; signed activations are turned around by the runtime itself, but
 //!   not where several layers read them or behind an enlargement, which then stay in float;
 //! - a matrix product without a bias becomes `MatMulIntegerToFloat`;
-//! - the products of attention stay in float: each is small and both sides change, so that integers hardly gain, and
-//!   8 bits for attention weights cost the shipped model 8 dB of the latents' signal-to-noise ratio;
+//! - the products of attention are not fused, so that they are said as one node: see `integers`;
 //! - a convolution must have its result quantised too, to become `QLinearConv`.
 //!
 //! On processors where such products saturate, the runtime is told to be exact instead (`nextclip-predictor` asks for
@@ -16,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nextclip_core::manifest::{Dtype, TensorSpec};
-use nextclip_quant::{ChannelWeights, Error, Params, Scheme, per_channel_mse};
+use nextclip_quant::{ChannelWeights, Error, Params, Scheme, bias_i32, per_channel_mse};
 
 use super::builder::GraphBuilder;
 use super::graph::{Constant, LayerUse, Layout, Value};
@@ -105,6 +104,11 @@ pub(super) fn int8_weight(weight: &Weight, layout: Layout) -> Result<ChannelWeig
     per_channel_mse(&layout.values(weight), &layout.shape(weight), layout.output_axis())
 }
 
+fn weight_scales(weight: &Weight, layout: Layout) -> Vec<f32> {
+    // Calibration has looked at every weight before a recipe exists.
+    int8_weight(weight, layout).unwrap_or_else(|error| panic!("{}: {error}", weight.name())).scales
+}
+
 impl GraphBuilder {
     /// Activation and weight of a linear layer in the form that this graph gives it.
     pub(super) fn linear_operands(&mut self, x: &Value, layer: &Linear) -> (Value, Value) {
@@ -115,7 +119,8 @@ impl GraphBuilder {
         // With a bias the runtime fuses the product into a float kernel, or fails to load.
         if !small && layer.bias.is_none() && self.is_quantised(place(&layer.weight), &[x]) {
             let x = self.quantised_activation(x);
-            let (weight, _) = self.quantised_weight(&layer.weight, Layout::Transposed);
+            let scales = weight_scales(&layer.weight, Layout::Transposed);
+            let weight = self.quantised_weight(&layer.weight, Layout::Transposed, &scales);
             return (x, weight);
         }
         (x.clone(), self.weight(&layer.weight, Layout::Transposed))
@@ -140,41 +145,65 @@ impl GraphBuilder {
             self.is_quantised(place(&conv.weight), &[x, &y]);
             return y;
         }
-        if !self.is_quantised(place(&conv.weight), &[x]) {
+        let layer = place(&conv.weight);
+        let Some((bias, scales)) = self.conv_integers(x, conv, &layer) else {
+            self.graph.layers.push(LayerUse { layer, tensors: vec![x.name.clone()], quantised: false });
             return float(self);
-        }
+        };
+        self.is_quantised(layer, &[x]);
         let params = self.params_of(x);
         let x = self.quantised_activation(x);
-        let (weight, scales) = self.quantised_weight(&conv.weight, Layout::AsStored);
-        let bias = self.quantised_bias(&conv.bias, &scales, params.scale);
+        let weight = self.quantised_weight(&conv.weight, Layout::AsStored, &scales);
+        let bias = self.quantised_bias(&conv.bias, bias, &scales, params.scale);
         let y = self.conv2d(&x, &weight, &bias, stride, pads);
         self.through_8_bits(&y)
+    }
+
+    /// A convolution's bias in integers and its weight's scales; `None` where it stays float: by choice, or because
+    /// its weights are so small that 32 bits do not hold the bias in their unit.
+    fn conv_integers(&self, x: &Value, conv: &Conv, layer: &str) -> Option<(Vec<i32>, Vec<f32>)> {
+        let Precision::Int8(recipe) = &self.precision else { return None };
+        if !recipe.choice.takes(layer) {
+            return None;
+        }
+        let scales = weight_scales(&conv.weight, Layout::AsStored);
+        let bias = bias_i32(&conv.bias.values(), self.params_of(x).scale, &scales).ok()?;
+        Some((bias, scales))
     }
 
     /// Notes the use of a layer that can be quantised, and whether it is. `tensors` are made outputs where the
     /// graph is observed.
     fn is_quantised(&mut self, layer: String, tensors: &[&Value]) -> bool {
+        tensors.iter().for_each(|tensor| self.observe(&tensor.name, tensor));
+        self.note_use(layer, tensors.iter().map(|tensor| tensor.name.clone()).collect())
+    }
+
+    /// The same where what is quantised is observed elsewhere.
+    pub(super) fn note_use(&mut self, layer: String, tensors: Vec<String>) -> bool {
         let quantised = match &self.precision {
             Precision::Float | Precision::Observed | Precision::Typed(_) => false,
             // Its layers are those without activations to quantise, noted elsewhere.
             Precision::Blocks(_) => return false,
             Precision::Int8(recipe) => recipe.choice.takes(&layer),
         };
-        if matches!(self.precision, Precision::Observed) {
-            tensors.iter().for_each(|tensor| self.observe(tensor));
-        }
-        let tensors = tensors.iter().map(|tensor| tensor.name.clone()).collect();
         self.graph.layers.push(LayerUse { layer, tensors, quantised });
         quantised
     }
 
-    fn observe(&mut self, tensor: &Value) {
-        self.observe_as(&tensor.name, tensor);
+    /// Whether the graph shows what quantised layers would read.
+    pub fn is_observed(&self) -> bool {
+        matches!(self.precision, Precision::Observed)
     }
 
-    /// The same under a name of its own.
-    pub(super) fn observe_as(&mut self, name: &str, tensor: &Value) {
-        let name = format!("{}{name}", nextclip_predictor::OBSERVED);
+    /// Makes the tensor an output of a graph that is observed, as `site`.
+    pub fn observe(&mut self, site: &str, tensor: &Value) {
+        if self.is_observed() {
+            self.observe_as(site, tensor);
+        }
+    }
+
+    pub(super) fn observe_as(&mut self, site: &str, tensor: &Value) {
+        let name = format!("{}{site}", nextclip_predictor::OBSERVED);
         if self.graph.outputs.iter().all(|output| output.name != name) {
             let spec = TensorSpec { name, dtype: tensor.dtype, shape: tensor.shape.clone() };
             self.output(&spec, tensor);
@@ -211,7 +240,7 @@ impl GraphBuilder {
     }
 
     /// Scale and zero point, from 0 to 255.
-    fn scale_and_zero(&mut self, params: Params) -> [Value; 2] {
+    pub(super) fn scale_and_zero(&mut self, params: Params) -> [Value; 2] {
         let zero = (i16::from(params.zero_point) + 128) as u8;
         [self.scalar(params.scale), self.constant(format!("u8 {zero}"), &[], Constant::U8(vec![zero]))]
     }
@@ -221,37 +250,38 @@ impl GraphBuilder {
         if let Some((_, params)) = self.quantised.get(&x.name) {
             return *params;
         }
-        let Precision::Int8(recipe) = &self.precision else { unreachable!("only 8-bit graphs quantise") };
-        let site = (self.graph.name.to_owned(), x.name.clone());
-        let range = recipe.ranges.get(&site);
-        let &(low, high) = range.unwrap_or_else(|| panic!("no range of {} in graph {}", x, self.graph.name));
-        Params::of_range(low, high, Scheme::Asymmetric)
+        self.params_at(&x.name, Scheme::Asymmetric)
     }
 
-    /// A weight as it is after quantisation, and its scales.
-    fn quantised_weight(&mut self, weight: &Weight, layout: Layout) -> (Value, Vec<f32>) {
+    /// How the recipe quantises what was observed as `site`.
+    pub(super) fn params_at(&self, site: &str, scheme: Scheme) -> Params {
+        let Precision::Int8(recipe) = &self.precision else { unreachable!("only 8-bit graphs quantise") };
+        let range = recipe.ranges.get(&(self.graph.name.to_owned(), site.to_owned()));
+        let &(low, high) = range.unwrap_or_else(|| panic!("no range of {site} in graph {}", self.graph.name));
+        Params::of_range(low, high, scheme)
+    }
+
+    /// A weight as it is after quantisation.
+    fn quantised_weight(&mut self, weight: &Weight, layout: Layout, scales: &[f32]) -> Value {
         let (shape, axis) = (layout.shape(weight), layout.output_axis());
-        // Calibration has looked at every weight before a recipe exists.
-        let scales =
-            int8_weight(weight, layout).unwrap_or_else(|error| panic!("{}: {error}", weight.name())).scales;
         let name = format!("{} int8", weight.name());
-        let scale = self.table(&format!("{name} scale"), &[scales.len()], scales.clone());
+        let scale = self.table(&format!("{name} scale"), &[scales.len()], scales.to_vec());
         let zeros = Constant::I8(vec![0; scales.len()]);
         let zero = self.constant(format!("{name} zero"), &[scales.len()], zeros);
         let integers = self.constant(name, &shape, Constant::Int8(weight.clone(), layout));
         let axis = int("axis", axis as i64);
-        let back = self.node("DequantizeLinear", &[&integers, &scale, &zero], vec![axis], &shape, Dtype::F32);
-        (back, scales)
+        self.node("DequantizeLinear", &[&integers, &scale, &zero], vec![axis], &shape, Dtype::F32)
     }
 
     /// A bias in the accumulator's unit: activation scale times weight scale.
-    fn quantised_bias(&mut self, bias: &Weight, weight_scales: &[f32], x_scale: f32) -> Value {
-        let scales: Vec<f32> = weight_scales.iter().map(|scale| scale * x_scale).collect();
-        let steps = |(bias, scale): (&f32, &f32)| {
-            let steps = (f64::from(*bias) / f64::from(*scale)).round_ties_even();
-            steps.clamp(f64::from(i32::MIN), f64::from(i32::MAX)) as i32
-        };
-        let integers = bias.values().iter().zip(&scales).map(steps).collect();
+    fn quantised_bias(
+        &mut self,
+        bias: &Weight,
+        integers: Vec<i32>,
+        weight_scales: &[f32],
+        x_scale: f32,
+    ) -> Value {
+        let scales: Vec<f32> = weight_scales.iter().map(|scale| x_scale * scale).collect();
         let (name, len) = (format!("{} int32", bias.name()), scales.len());
         let scale = self.table(&format!("{name} scale"), &[len], scales);
         let zero = self.constant(format!("{name} zero"), &[len], Constant::I32(vec![0; len]));

@@ -18,6 +18,7 @@ use crate::bound::Bound;
 use crate::contract::{OBSERVED, first_difference, listed};
 use crate::error::Error;
 use crate::library;
+use crate::processor;
 use crate::provider::{Execution, Provider};
 
 /// A tensor that a graph reads, borrowed from the caller; it must be contiguous.
@@ -192,19 +193,29 @@ fn exactly<V, const N: usize>(views: Vec<V>) -> ort::Result<[V; N]> {
     <[V; N]>::try_from(views).map_err(|_| ort::Error::new("outputs were lost"))
 }
 
+/// How long threads wait in a loop for the next operator, in microseconds: as long as one of the small ones takes.
+const SPIN_US: &str = "20";
+
+/// The first release whose threads can be told how long to wait; older ones wait for milliseconds or not at all.
+const BOUNDED_SPINNING: (u32, u32) = (1, 27);
+
 /// The settings that every session of a bundle's graph has.
 pub fn options(builder: SessionBuilder, threads: Option<usize>) -> ort::Result<SessionBuilder> {
     // A number, always: without one ONNX Runtime ties its threads to cores, which it may have to share.
     let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
-    Ok(builder
-        .with_optimization_level(GraphOptimizationLevel::All)?
-        .with_intra_threads(threads)?
-        // Threads that wait in a loop take the cores that decode the camera's stream: on two busy cores
-        // a pass took half the time without.
-        .with_intra_op_spinning(false)?
-        // On processors with AVX2 and without VNNI, products of unsigned with signed 8-bit integers saturate
-        // at 16 bits and are wrong; this makes both sides unsigned there, and is ignored elsewhere.
-        .with_config_entry("session.x64quantprecision", "1")?)
+    let builder =
+        builder.with_optimization_level(GraphOptimizationLevel::All)?.with_intra_threads(threads)?;
+    // Threads that wait in a loop for long take the cores that decode the camera's stream: on two busy cores a pass
+    // took half the time without. Threads that sleep after every small operator cost a tenth of a pass.
+    let briefly = library::release().is_some_and(|release| release >= BOUNDED_SPINNING);
+    let mut builder = builder.with_intra_op_spinning(briefly)?;
+    if briefly {
+        builder = builder.with_config_entry("session.intra_op.spin_duration_us", SPIN_US)?;
+    }
+    if processor::saturates() {
+        builder = builder.with_config_entry("session.x64quantprecision", "1")?;
+    }
+    Ok(builder)
 }
 
 /// A session's input or output as a manifest would write it: `f32[1, 4, 22, 40]`, `?` for an open size.

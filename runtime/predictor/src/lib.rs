@@ -24,6 +24,7 @@ mod error;
 mod graph;
 mod library;
 mod predictor;
+mod processor;
 mod provider;
 
 pub use bundle::open as verified_manifest;

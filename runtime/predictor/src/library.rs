@@ -26,6 +26,20 @@ pub fn environment() -> Result<Environment, Error> {
     Ok(load(None)?.1)
 }
 
+/// Major and minor version of the loaded library, from its file's name, `libonnxruntime.so.1.31.1` behind any links;
+/// `None` where it is called otherwise.
+pub(crate) fn release() -> Option<(u32, u32)> {
+    let environment = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let (path, _) = environment.as_ref()?;
+    release_of(&path.canonicalize().ok()?)
+}
+
+fn release_of(file: &Path) -> Option<(u32, u32)> {
+    let (_, version) = file.file_name()?.to_str()?.split_once(".so.")?;
+    let mut numbers = version.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
 fn load(library: Option<&Path>) -> Result<(PathBuf, Environment), Error> {
     let mut environment = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(loaded) = &*environment {
@@ -75,5 +89,20 @@ fn forward_log(level: LogLevel, _category: &str, _id: &str, _location: &str, mes
         LogLevel::Info => debug!("{message}"),
         LogLevel::Warning => warn!("{message}"),
         LogLevel::Error | LogLevel::Fatal => error!("{message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_read_from_the_name() {
+        let release = |name: &str| release_of(Path::new(name));
+        assert_eq!(release("/opt/ort/libonnxruntime.so.1.31.1"), Some((1, 31)));
+        assert_eq!(release("libonnxruntime.so.1.23"), Some((1, 23)));
+        assert_eq!(release("libonnxruntime.so.1"), None);
+        assert_eq!(release("libonnxruntime.so"), None);
+        assert_eq!(release("libonnxruntime.1.31.1.dylib"), None);
     }
 }
