@@ -112,11 +112,8 @@ impl GraphSession {
     /// weights stay on disk, so that graphs larger than memory can be looked at.
     pub fn check(name: &'static str, bundle: &Path, graph: &Graph) -> Result<(), Error> {
         let path = bundle.join(&graph.path);
-        let plain = |builder: SessionBuilder| {
-            builder.with_optimization_level(GraphOptimizationLevel::Disable)?.with_prepacking(false)
-        };
         Self::load(name, &path, graph, |builder| {
-            plain(builder).map_err(|e| Error::Load { graph: name, path: path.clone(), source: e.into() })
+            as_stored(builder).map_err(|source| Error::Load { graph: name, path: path.clone(), source })
         })?;
         Ok(())
     }
@@ -198,6 +195,11 @@ const SPIN_US: &str = "20";
 
 /// The first release whose threads can be told how long to wait; older ones wait for milliseconds or not at all.
 const BOUNDED_SPINNING: (u32, u32) = (1, 27);
+
+/// Nothing is made faster, and weights are not copied.
+fn as_stored(builder: SessionBuilder) -> ort::Result<SessionBuilder> {
+    Ok(builder.with_optimization_level(GraphOptimizationLevel::Disable)?.with_prepacking(false)?)
+}
 
 /// The settings that every session of a bundle's graph has.
 pub fn options(builder: SessionBuilder, threads: Option<usize>) -> ort::Result<SessionBuilder> {
