@@ -110,6 +110,7 @@ fn noisy_tokens(
     let (tokens, d) = (frames * frame.size(1), frame.size(2));
     let frame = g.reshape(&frame, &[batch, tokens, d]);
     let diffusion = g.weight(&transformer.llm.embed_tokens.diffusion, Layout::AsStored);
+    let diffusion = g.in_float(&diffusion);
     let time = timestep(g, t, &transformer.time_token); // one timestep for all frames
     let [diffusion, time] = [diffusion, time].map(|token| g.expand(&token, &[batch, frames, d]));
     Ok(g.concat(&[&diffusion, &time, &frame], 1))
