@@ -92,7 +92,7 @@ fn a_plan_keeps_to_its_budget_and_says_why() {
     let why = |name: &str| some.kept.iter().find(|kept| kept.layer == name).map(|kept| kept.why.as_str());
     assert!(why("llm.layers.0.input_layernorm").unwrap().starts_with("normalisation"));
     assert!(why("time_token.mlp.0").unwrap().starts_with("time path"));
-    assert!(why("llm.layers.1: attention products").unwrap().starts_with("attention products"));
+    assert!(why("llm.layers.1.self_attn: attention products").unwrap().starts_with("attention products"));
     assert!(why("x_embedder.proj").unwrap().starts_with("first layer"));
     assert!(why("final_layer.linear").unwrap().starts_with("last layer"));
 }

@@ -135,9 +135,9 @@ impl IntegerAttention {
         let parts: Vec<Value> = rows
             .iter()
             .map(|rows| {
-                let scores = scores(g, &queries, &keys, rows);
+                let scores = g.within(&sites.scores, |g| scores(g, &queries, &keys, rows));
                 let weights = g.softmax(&scores);
-                mix(g, &weights, &values)
+                g.within(&sites.mix, |g| mix(g, &weights, &values))
             })
             .collect();
         match &parts[..] {
