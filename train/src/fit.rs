@@ -18,7 +18,7 @@ pub struct Course {
     pub dir: PathBuf,
     /// Optimiser steps, at most.
     pub steps: u64,
-    /// Steps between two validations.
+    /// Steps between two validations, at least 1; they come with the log, every 50 steps at the most.
     pub validate_every: u64,
     /// Stops after so many validations without a new best, and takes the weights of the best.
     pub patience: Option<u64>,
@@ -56,7 +56,8 @@ pub(crate) fn fit(
         optimiser.step(&params, &gradients, step, course.schedule.at(step));
         ensure!(loss.is_finite(), "the loss is {loss} at step {step}: lower the learning rate");
         run.record(step, loss, LOGGED_EVERY, || {
-            if !(step + 1).is_multiple_of(course.validate_every) && step + 1 != course.steps {
+            // Due where a multiple has come since the last line of the log.
+            if (step + 1) % course.validate_every >= LOGGED_EVERY && step + 1 != course.steps {
                 return Ok(None);
             }
             with_averages(&mut params, &optimiser, |params| {
