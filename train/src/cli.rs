@@ -193,7 +193,7 @@ struct FinetuneArgs {
     /// Validations without a new best before it stops; 0 goes on to the last step.
     #[arg(long, default_value_t = 4)]
     patience: u64,
-    /// Steps between two validations.
+    /// Steps between two validations; they come with the log, every 50 steps at the most.
     #[arg(long, default_value_t = 100)]
     validate_every: u64,
     /// Windows a step.
@@ -279,7 +279,7 @@ impl FinetuneArgs {
                 patience: (self.patience > 0).then_some(self.patience),
                 schedule: Schedule { peak: lr, warm_up: 50, decay: self.steps, steps: self.steps },
                 optimiser: Settings {
-                    // Of a low-rank change every direction is not alike.
+                    // Muon is made for whole matrices, which the halves of a low-rank change are not.
                     rule: if self.lora.is_some() { Rule::Adamw } else { Rule::Muon },
                     average: 0.99,
                     ..Settings::default()
