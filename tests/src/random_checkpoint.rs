@@ -54,7 +54,7 @@ impl RandomCheckpoint {
             max_position_embeddings: 4096,
             original_max_position_embeddings: 4096,
             rope_scaling: None,
-            nextclip: Some(Trained { geometry: TINY, name: "tiny-random".into(), steps: 0 }),
+            nextclip: Some(Trained { geometry: TINY, name: "tiny-random".into(), steps: 0, motion: None }),
         };
         let vae = VaeConfig {
             block_out_channels: vec![8, 8, 8, 16],

@@ -398,7 +398,7 @@ impl PredictorArgs {
             device,
         };
         let params = train_predictor::train(&plan, &vae_config, &vae_params)?;
-        let trained = Trained { geometry, name: self.name, steps: self.steps };
+        let trained = Trained { geometry, name: self.name, steps: self.steps, motion: None };
         checkpoint::save_transformer(&self.checkpoint, &plan.config, trained, &params, Kind::Half)?;
         checkpoint::save_vae(&self.checkpoint, &vae_config, &vae_params, Kind::Half)?;
         announce(&self.checkpoint);

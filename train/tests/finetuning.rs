@@ -34,7 +34,7 @@ fn random_checkpoint(dir: &Path) -> PathBuf {
     let dir = dir.join("start");
     let config = transformer_config();
     let params = Params::new(&transformer::specs(&config, &GEOMETRY), 1, Kind::Float, Device::Cpu);
-    let trained = Trained { geometry: GEOMETRY, name: "start".into(), steps: 10 };
+    let trained = Trained { geometry: GEOMETRY, name: "start".into(), steps: 10, motion: None };
     checkpoint::save_transformer(&dir, &config, trained, &params, Kind::Float).unwrap();
     let vae = Params::new(&vae::specs(&vae_config()), 2, Kind::Float, Device::Cpu);
     checkpoint::save_vae(&dir, &vae_config(), &vae, Kind::Float).unwrap();

@@ -284,7 +284,7 @@ fn training_learns_resumes_exactly_and_saves_the_published_layout() {
 
     // The checkpoint: names and shapes as published.
     let dir = unbroken.join("checkpoint");
-    let trained = Trained { geometry: GEOMETRY, name: "tiny".into(), steps: 200 };
+    let trained = Trained { geometry: GEOMETRY, name: "tiny".into(), steps: 200, motion: None };
     checkpoint::save_transformer(&dir, &transformer_config(), trained, &straight, Kind::Half).unwrap();
     let tensors = load_tensors(&dir.join("model.safetensors")).unwrap();
     let shape = |name: &str| tensors[name].size();

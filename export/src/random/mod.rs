@@ -251,7 +251,7 @@ pub(crate) mod tests {
             clip: 2,
             frame_interval_ms: 100,
         };
-        source.transformer.nextclip = Some(Trained { geometry, name: "tiny".into(), steps: 1 });
+        source.transformer.nextclip = Some(Trained { geometry, name: "tiny".into(), steps: 1, motion: None });
         source.write(parent.path(), &ProgressBar::hidden()).unwrap();
         let like = RandomWeights::like(parent.path()).unwrap();
         assert_eq!((&like.transformer, &like.vae), (&source.transformer, &source.vae));

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::geometry::Geometry;
+use crate::motion::Motion;
 
 /// `config.json`: the decoder transformer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,6 +112,9 @@ pub struct Trained {
     pub name: String,
     /// Optimiser steps of the predictor.
     pub steps: u64,
+    /// Sizes of the motion that comes with a predicted frame, where the model has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub motion: Option<Motion>,
 }
 
 /// `vae/config.json`: a diffusers AutoencoderKL.

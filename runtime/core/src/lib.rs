@@ -25,6 +25,7 @@ mod history;
 mod ledger;
 pub mod manifest;
 pub mod metrics;
+mod motion;
 mod pacer;
 pub mod position;
 pub mod sampler;
@@ -34,6 +35,7 @@ pub use geometry::{Geometry, GeometryError};
 pub use history::History;
 pub use ledger::{Due, Ledger, Span};
 pub use manifest::Manifest;
+pub use motion::Motion;
 pub use pacer::{Pace, Pacer};
 
 /// One RGB picture, 8 bit, shape (height, width, 3).
