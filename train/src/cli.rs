@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use nextclip_core::Geometry;
 use nextclip_core::checkpoint::Trained;
+use nextclip_core::{Geometry, Motion};
 use nextclip_train::fit::Course;
 use nextclip_train::footage::Origin;
 use nextclip_train::optim::{Rule, Schedule, Settings};
@@ -196,6 +196,9 @@ struct FinetuneArgs {
     /// Steps between two validations; they come with the log, every 50 steps at the most.
     #[arg(long, default_value_t = 100)]
     validate_every: u64,
+    /// Give a checkpoint that has none the motion that moves the last frame's pixels; one that has it keeps it.
+    #[arg(long)]
+    motion: bool,
     /// Windows a step.
     #[arg(long, default_value_t = 2)]
     batch: usize,
@@ -289,6 +292,7 @@ impl FinetuneArgs {
             out: self.out,
             origins: self.video,
             lora: self.lora,
+            motion: self.motion.then_some(Motion::DEFAULT),
             batch: self.batch,
             pool: self.pool,
             pure_noise: self.pure_noise,

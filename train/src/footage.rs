@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::{Result, ensure};
 use nextclip_core::{Geometry, Picture};
 use nextclip_media::Fit;
-use nextclip_scenes::Split;
+use nextclip_scenes::{Split, Trace};
 use tch::{Kind, Tensor};
 
 /// Where pictures come from, and how often they are drawn.
@@ -96,6 +96,34 @@ pub fn stretches(
             Ok(Box::new(found.into_iter()))
         }
     }
+}
+
+/// A generated clip of at least `shortest` pictures, and where things are in each of them.
+pub fn traced_scene(
+    part: Split,
+    seed: u64,
+    geometry: &Geometry,
+    shortest: usize,
+) -> (Vec<Picture>, Vec<Trace>) {
+    let &Geometry { width, height, frame_interval_ms, .. } = geometry;
+    let interval_s = f64::from(frame_interval_ms) / 1e3;
+    let frames = SCENE_CLIP_FRAMES.max(shortest);
+    nextclip_scenes::traced_clip(part, seed, width, height, frames, interval_s).into_iter().unzip()
+}
+
+/// Where the pixels of `later` moments were at the moment `last`, (n, 2, H, W), x then y in pixels; NaN where nobody
+/// could have seen them.
+pub fn displacements(last: &Trace, later: &[Trace]) -> Tensor {
+    let all: Vec<Tensor> = later
+        .iter()
+        .map(|trace| {
+            let found = trace.displacements_from(last);
+            let (rows, columns, axes) = found.dim();
+            let values: Vec<f32> = found.iter().copied().collect();
+            Tensor::from_slice(&values).reshape([rows as i64, columns as i64, axes as i64]).permute([2, 0, 1])
+        })
+        .collect();
+    Tensor::stack(&all, 0)
 }
 
 /// Pictures to one tensor (n, H, W, 3), 8 bit.

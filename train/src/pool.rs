@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use nextclip_core::{Geometry, Picture};
-use nextclip_scenes::Split;
+use nextclip_scenes::{Split, Trace};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -25,6 +25,17 @@ struct Stretches {
     weight: f64,
     /// Each (F, c, h, w) of latents, or (F, H, W, 3) of 8-bit pictures.
     frames: Vec<Tensor>,
+    /// Of every frame of every stretch where things are; nothing of films, and beside latents.
+    traces: Vec<Vec<Trace>>,
+}
+
+/// Successive pictures of a stretch.
+#[derive(Debug)]
+pub struct Stretch<'a> {
+    /// (F, H, W, 3)
+    pub pictures: Tensor,
+    /// Where things are in each of them, where that is known.
+    pub traces: Option<&'a [Trace]>,
 }
 
 /// What a pool takes of its sources.
@@ -79,7 +90,7 @@ impl Pool {
                 }
                 bar.inc(1);
             }
-            pool.origins.push(Stretches { weight: origin.weight, frames: latents });
+            pool.origins.push(Stretches { weight: origin.weight, frames: latents, traces: Vec::new() });
         }
         pool.save(path)?;
         Ok(pool)
@@ -88,9 +99,17 @@ impl Pool {
     /// The pictures themselves: of generated scenes as many clips as `wanted` says, all there are of video.
     pub fn of_pictures(origins: &[Origin], geometry: &Geometry, wanted: &Wanted) -> Result<Self> {
         let of_origin = |origin: &Origin| {
-            let stretches = wanted.stretches(origin, geometry)?;
-            let frames = stretches.map(|pictures| footage::tensor_of(&pictures)).collect();
-            Ok(Stretches { weight: origin.weight, frames })
+            let (frames, traces) = match origin.what {
+                What::Scenes => (0..wanted.scenes as u64)
+                    .map(|seed| footage::traced_scene(Split::Train, seed, geometry, wanted.frames))
+                    .map(|(pictures, traces)| (footage::tensor_of(&pictures), traces))
+                    .unzip(),
+                What::Video(_) => {
+                    let stretches = wanted.stretches(origin, geometry)?;
+                    (stretches.map(|pictures| footage::tensor_of(&pictures)).collect(), Vec::new())
+                }
+            };
+            Ok(Stretches { weight: origin.weight, frames, traces })
         };
         Ok(Self { origins: origins.iter().map(of_origin).collect::<Result<_>>()? })
     }
@@ -107,7 +126,7 @@ impl Pool {
                 "{}: no latents of source {index}: remove the file to encode anew",
                 path.display()
             );
-            Ok(Stretches { weight: origin.weight, frames: latents })
+            Ok(Stretches { weight: origin.weight, frames: latents, traces: Vec::new() })
         };
         let origins = origins.iter().enumerate().map(take).collect::<Result<_>>();
         Ok(Self { origins: origins.with_context(|| "the run was started with other sources")? })
@@ -144,10 +163,28 @@ impl Pool {
         Tensor::stack(&windows, 0)
     }
 
-    /// A stretch by its origin's weight and, within the origin, by its length.
+    /// Up to `frames` successive pictures of one stretch.
+    pub fn draw_pictures(&self, rng: &mut ChaCha8Rng, frames: usize) -> Stretch<'_> {
+        let (origin, index) = self.draw_index(rng);
+        let stretch = &origin.frames[index];
+        let len = stretch.size()[0] as usize;
+        let frames = frames.min(len);
+        let first = rng.random_range(0..=len - frames);
+        Stretch {
+            pictures: stretch.narrow(0, first as i64, frames as i64),
+            traces: origin.traces.get(index).map(|traces| &traces[first..first + frames]),
+        }
+    }
+
     fn draw_stretch(&self, rng: &mut ChaCha8Rng) -> &Tensor {
-        let frames = &self.origins[weighted(rng, self.origins.iter().map(|origin| origin.weight))].frames;
-        &frames[weighted(rng, frames.iter().map(|stretch| stretch.size()[0] as f64))]
+        let (origin, index) = self.draw_index(rng);
+        &origin.frames[index]
+    }
+
+    /// A stretch by its origin's weight and, within the origin, by its length.
+    fn draw_index(&self, rng: &mut ChaCha8Rng) -> (&Stretches, usize) {
+        let origin = &self.origins[weighted(rng, self.origins.iter().map(|origin| origin.weight))];
+        (origin, weighted(rng, origin.frames.iter().map(|stretch| stretch.size()[0] as f64)))
     }
 }
 
@@ -189,7 +226,7 @@ mod tests {
         let stretch =
             |first: i64, len: i64| Tensor::arange_start(first, first + len, (Kind::Float, Device::Cpu));
         let frames = vec![stretch(0, 20), stretch(100, 7)];
-        let pool = Pool { origins: vec![Stretches { weight: 1.0, frames }] };
+        let pool = Pool { origins: vec![Stretches { weight: 1.0, frames, traces: Vec::new() }] };
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut strides = std::collections::BTreeSet::new();
         for _ in 0..200 {

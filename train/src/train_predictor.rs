@@ -13,9 +13,10 @@ use crate::checkpoint;
 use crate::fit::{Course, fit};
 use crate::footage::Origin;
 use crate::gradients;
+use crate::model::Model;
 use crate::params::Params;
 use crate::pool::{Pool, Wanted};
-use crate::transformer::{self, Sequence, Transformer};
+use crate::transformer::{Sequence, Transformer};
 use crate::vae::Vae;
 use crate::validation::Validation;
 
@@ -67,27 +68,31 @@ pub(crate) fn shortest(geometry: &Geometry) -> usize {
 /// Trains, or goes on. Returns the weights' average, or, with patience, the best.
 pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params> {
     let config = &plan.config;
-    let specs = transformer::specs(config, &plan.geometry);
-    let mut params = Params::new(&specs, plan.seed, plan.compute, plan.device);
+    let model = Model {
+        config: config.clone(),
+        vae: vae_config.clone(),
+        geometry: plan.geometry,
+        motion: None,
+        device: plan.device,
+    };
+    let mut params = Params::new(&model.specs(), plan.seed, plan.compute, plan.device);
     if let Some(from) = &plan.from {
         params.assign(&checkpoint::load_transformer(from)?)?;
     }
     if let Some(rank) = plan.lora {
         params.add_lora(rank, plan.seed);
     }
-    let vae = Vae::new(vae_config, vae);
+    let (vae, encoder) = (vae, Vae::new(vae_config, vae));
     let wanted = Wanted { scenes: plan.pool, frames: plan.frames, shortest: shortest(&plan.geometry) };
     let path = plan.course.dir.join("predictor.latents.safetensors");
-    let pool = Pool::open(&path, &plan.origins, &plan.geometry, &wanted, &vae, plan.device)?;
-    let validation = Validation::new(&plan.origins, &plan.geometry, plan.seed, &vae, plan.device)?;
+    let pool = Pool::open(&path, &plan.origins, &plan.geometry, &wanted, &encoder, plan.device)?;
+    let validation = Validation::new(&plan.origins, &plan.geometry, plan.seed, &encoder, plan.device)?;
     let gradients = |params: &Params, step| {
         gradients::of_parts(params, Part::draw(plan, &pool, step), |params, part| {
             Ok(part.batch(plan).loss(&Transformer::new(config, &plan.geometry, params, plan.device)?))
         })
     };
-    let validate = |params: &Params| {
-        Ok(validation.gain_db(&Transformer::new(config, &plan.geometry, params, plan.device)?, &vae))
-    };
+    let validate = |params: &Params| Ok(validation.gain_db(&model.with(params, vae)?));
     let mut params = fit("predictor", &plan.course, params, gradients, validate)?;
     params.merge_lora();
     Ok(params)
@@ -188,7 +193,7 @@ impl Batch {
             t: &self.t,
             clip_sizes: &self.clip_sizes,
         });
-        (estimate - &self.x1).square().mean(Kind::Float)
+        (estimate.x1 - &self.x1).square().mean(Kind::Float)
     }
 }
 

@@ -4,10 +4,10 @@
 //! a block stands, all clean blocks come first here, and each clip attends to just the keys that its mask
 //! leaves: half the work of one masked sequence, the same result (a test holds it against the mask).
 
-use nextclip_core::Geometry;
 use nextclip_core::checkpoint::{TokenIds, TransformerConfig};
 use nextclip_core::position::{self, Rotary, TableTooSmall};
 use nextclip_core::sequence::{self, Block, Role};
+use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
 use crate::params::{Init, Params, Scope, Spec};
@@ -38,7 +38,8 @@ pub fn small_config() -> TransformerConfig {
     }
 }
 
-/// Every tensor of the transformer. Layers that write to the residual stream, and the output, start small.
+/// Every tensor of the transformer, but those of [`motion_specs`]. Layers that write to the residual stream, and the
+/// output, start small.
 pub fn specs(config: &TransformerConfig, geometry: &Geometry) -> Vec<Spec> {
     let (d, ff) = (config.hidden_size, config.intermediate_size);
     let patch = [d, geometry.latent_channels, geometry.patch, geometry.patch];
@@ -85,6 +86,24 @@ pub fn specs(config: &TransformerConfig, geometry: &Geometry) -> Vec<Spec> {
     specs
 }
 
+/// The layer that gives a model of this width its motion. It starts small: what moves, moves little at first.
+pub fn motion_specs(config: &TransformerConfig, geometry: &Geometry, motion: &Motion) -> Vec<Spec> {
+    let (d, values) =
+        (config.hidden_size as i64, (geometry.patch * geometry.patch * motion.channels()) as i64);
+    let spec =
+        |name: &str, shape: Vec<i64>, init| Spec { name: format!("motion.linear.{name}"), shape, init };
+    vec![spec("weight", vec![values, d], Init::Normal(0.02)), spec("bias", vec![values], Init::Zeros)]
+}
+
+/// What a pass gives for the noisy frames, single precision.
+#[derive(Debug)]
+pub struct Estimate {
+    /// Clean latents, (B, F', c, h, w).
+    pub x1: Tensor,
+    /// Displacements and features of the cells, (B, F', m, h, w), where the model has them.
+    pub motion: Option<Tensor>,
+}
+
 /// What a pass reads.
 #[derive(Debug)]
 pub struct Sequence<'a> {
@@ -105,6 +124,7 @@ pub struct Transformer<'a> {
     config: &'a TransformerConfig,
     geometry: &'a Geometry,
     params: &'a Params,
+    motion: Option<Motion>,
     /// Indices into the position table, (S).
     patches: Tensor,
     device: Device,
@@ -120,11 +140,23 @@ impl<'a> Transformer<'a> {
     ) -> Result<Self, TableTooSmall> {
         let rows = position::centre_crop(geometry.token_rows(), geometry.token_columns(), TABLE_SIDE)?;
         let rows: Vec<i64> = rows.into_iter().map(|row| row as i64).collect();
-        Ok(Self { config, geometry, params, patches: Tensor::from_slice(&rows).to_device(device), device })
+        Ok(Self {
+            config,
+            geometry,
+            params,
+            motion: None,
+            patches: Tensor::from_slice(&rows).to_device(device),
+            device,
+        })
     }
 
-    /// Estimates of the clean latents of the noisy frames, (B, F', c, h, w), single precision.
-    pub fn forward(&self, sequence: &Sequence<'_>) -> Tensor {
+    /// The same model with the motion that `params` have the tensors of.
+    pub fn with_motion(self, motion: Option<Motion>) -> Self {
+        Self { motion, ..self }
+    }
+
+    /// Estimates of the noisy frames.
+    pub fn forward(&self, sequence: &Sequence<'_>) -> Estimate {
         let root = self.params.root();
         let (batch, frames) = (sequence.noisy.size()[0], sequence.noisy.size()[1]);
         let history = sequence.clean.size()[1];
@@ -214,7 +246,7 @@ impl<'a> Transformer<'a> {
         scope.pp("o_proj").linear(&out, false)
     }
 
-    fn final_layer(&self, x: &Tensor, features: &Tensor) -> Tensor {
+    fn final_layer(&self, x: &Tensor, features: &Tensor) -> Estimate {
         let root = self.params.root();
         let scope = root.pp("final_layer");
         let d = self.config.hidden_size as i64;
@@ -222,18 +254,25 @@ impl<'a> Transformer<'a> {
         let modulation = scope.pp("adaLN_modulation.1").linear(&conditioning, true).unsqueeze(2).chunk(2, -1);
         let x = x.to_kind(Kind::Float).layer_norm([d], None::<Tensor>, None::<Tensor>, FINAL_NORM_EPS, false);
         let x = x * (&modulation[1] + 1.0) + &modulation[0];
-        let patches = scope.pp("linear").linear(&x.to_kind(self.params.compute()), true).to_kind(Kind::Float);
-        // (B, F, rows, columns, p, p, c) -> (B, F, c, rows p, columns p)
+        let x = x.to_kind(self.params.compute());
+        let cells = |layer: &Scope<'_>, channels: usize| {
+            self.cells(&layer.pp("linear").linear(&x, true).to_kind(Kind::Float), channels as i64)
+        };
+        Estimate {
+            x1: cells(&scope, self.geometry.latent_channels),
+            motion: self.motion.map(|motion| cells(&root.pp("motion"), motion.channels())),
+        }
+    }
+
+    /// Patches (B, F, S, p * p * c), laid out (p_row, p_col, channel), to cells (B, F, c, h, w).
+    fn cells(&self, patches: &Tensor, channels: i64) -> Tensor {
         let size = patches.size();
-        let (p, c) = (self.geometry.patch as i64, self.geometry.latent_channels as i64);
+        let p = self.geometry.patch as i64;
         let (rows, columns) = (self.geometry.token_rows() as i64, self.geometry.token_columns() as i64);
-        patches.reshape([size[0], size[1], rows, columns, p, p, c]).permute([0, 1, 6, 2, 4, 3, 5]).reshape([
-            size[0],
-            size[1],
-            c,
-            rows * p,
-            columns * p,
-        ])
+        patches
+            .reshape([size[0], size[1], rows, columns, p, p, channels])
+            .permute([0, 1, 6, 2, 4, 3, 5])
+            .reshape([size[0], size[1], channels, rows * p, columns * p])
     }
 
     /// Latents (B, F, c, h, w) to tokens (B, F, S, d): a convolution of stride p, as a matrix product.

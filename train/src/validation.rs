@@ -1,13 +1,12 @@
 //! How good a predictor is while it is trained, on clips that it does not learn from.
 
 use anyhow::{Result, ensure};
-use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
 use nextclip_core::{Geometry, metrics, sampler};
 use nextclip_scenes::Split;
 use tch::{Device, Kind, Tensor};
 
 use crate::footage::{self, Origin, What};
-use crate::transformer::{Sequence, Transformer};
+use crate::model::AtWork;
 use crate::vae::Vae;
 
 /// Clips of each source, at the most.
@@ -58,8 +57,8 @@ impl Validation {
 
     /// PSNR of what the daemon would show after one step above that of the last frame repeated: the mean over
     /// the sources by their weights, in decibels. The log names each.
-    pub(crate) fn gain_db(&self, model: &Transformer<'_>, vae: &Vae<'_>) -> f64 {
-        let gains: Vec<f64> = self.sets.iter().map(|set| set.gain_db(self.seed, model, vae)).collect();
+    pub(crate) fn gain_db(&self, model: &AtWork<'_>) -> f64 {
+        let gains: Vec<f64> = self.sets.iter().map(|set| set.gain_db(self.seed, model)).collect();
         let named = self.sets.iter().zip(&gains).map(|(set, gain)| format!("{:?} {gain:+.2} dB", set.what));
         log::info!("above the last frame: {}", named.collect::<Vec<_>>().join(", "));
         let weights: f64 = self.sets.iter().map(|set| set.weight).sum();
@@ -83,35 +82,18 @@ impl Set {
         Self { what: origin.what.clone(), weight: origin.weight, latents, truth, last, last_frame_db }
     }
 
-    fn gain_db(&self, seed: u64, model: &Transformer<'_>, vae: &Vae<'_>) -> f64 {
+    fn gain_db(&self, seed: u64, model: &AtWork<'_>) -> f64 {
         tch::no_grad(|| {
-            let (clips, clip) = (self.truth.size()[0], self.truth.size()[1]);
-            let history = self.latents.size()[1] - clip;
-            let device = self.latents.device();
+            let history = self.latents.size()[1] - self.truth.size()[1];
             let mut size = self.latents.size();
-            size[1] = clip;
+            size[1] -= history;
             let noise = sampler::noise(seed, u64::MAX, size.iter().product::<i64>() as usize);
-            let estimate = model.forward(&Sequence {
-                noisy: &Tensor::from_slice(&noise).reshape(&size).to_device(device),
-                clean: &self.latents.narrow(1, 0, history),
-                t: &Tensor::zeros([clips, clip], (Kind::Float, device)),
-                clip_sizes: &[history as usize, clip as usize],
-            });
-            let decoded = vae.decode(&estimate.flatten(0, 1)).clamp(-1.0, 1.0).reshape(self.truth.size());
-            mean_psnr_db(&(keep_unchanged(&decoded, &self.last) - &self.truth)) - self.last_frame_db
+            let noise = Tensor::from_slice(&noise).reshape(&size).to_device(self.latents.device());
+            let estimate = model.estimate(&self.latents.narrow(1, 0, history), &noise, 0.0);
+            let shown = model.pictures(&estimate, &self.last).shown.clamp(-1.0, 1.0);
+            mean_psnr_db(&(shown - &self.truth)) - self.last_frame_db
         })
     }
-}
-
-/// What the daemon shows of predicted pictures (n, N, 3, H, W) in [-1, 1] after `last` (n, 1, 3, H, W): the
-/// formula is [`nextclip_core::compositing`]'s.
-pub(crate) fn keep_unchanged(predicted: &Tensor, last: &Tensor) -> Tensor {
-    let change = predicted - last;
-    let (side, margin) = (2 * CHANGE_RADIUS as i64 + 1, CHANGE_RADIUS as i64);
-    let size = (&change * 127.5).abs().amax([2], false);
-    let size = size.avg_pool2d([side, side], [1, 1], [margin, margin], false, false, None);
-    let share = ((size - f64::from(CHANGE_LEVELS)) / f64::from(CHANGE_SOFTNESS)).sigmoid();
-    last + change * share.unsqueeze(2)
 }
 
 /// Up to `wanted` windows of history and clip, each (F, H, W, 3), evenly spread over the origin's validation
