@@ -138,6 +138,9 @@ struct PredictorArgs {
     /// Steps at the end over which the learning rate falls to zero.
     #[arg(long, default_value_t = 4000)]
     decay_steps: u64,
+    /// Train besides where things move to, which a model needs that moves the last frame's pixels.
+    #[arg(long)]
+    motion: bool,
     /// Windows a step.
     #[arg(long, default_value_t = 2)]
     batch: usize,
@@ -391,6 +394,7 @@ impl PredictorArgs {
             config: transformer::small_config(),
             geometry,
             lora: None,
+            motion: self.motion.then_some(Motion::DEFAULT),
             batch: self.batch,
             frames,
             longest_stride: self.longest_stride,
@@ -402,7 +406,7 @@ impl PredictorArgs {
             device,
         };
         let params = train_predictor::train(&plan, &vae_config, &vae_params)?;
-        let trained = Trained { geometry, name: self.name, steps: self.steps, motion: None };
+        let trained = Trained { geometry, name: self.name, steps: self.steps, motion: plan.motion };
         checkpoint::save_transformer(&self.checkpoint, &plan.config, trained, &params, Kind::Half)?;
         checkpoint::save_vae(&self.checkpoint, &vae_config, &vae_params, Kind::Half)?;
         announce(&self.checkpoint);

@@ -20,8 +20,8 @@ use crate::footage::{self, Origin};
 use crate::gradients;
 use crate::model::Model;
 use crate::params::Params;
-use crate::pool::{Pool, Stretch, Wanted};
-use crate::train_predictor::{HISTORY_T_MIN, noised, shortest};
+use crate::pool::{Pool, Wanted};
+use crate::train_predictor::{HISTORY_T_MIN, is_motions, noised, shortest};
 use crate::vae::Vae;
 use crate::validation::Validation;
 
@@ -76,17 +76,11 @@ pub fn run(plan: &Plan) -> Result<()> {
     let name = plan.out.file_name().context("the checkpoint's folder needs a name")?;
     let (config, trained) = checkpoint::load_transformer_config(&plan.checkpoint)?;
     let (vae_config, vae) = checkpoint::load_vae(&plan.checkpoint, plan.compute, plan.device)?;
-    let added = plan.motion.filter(|_| trained.motion.is_none());
-    let motion = trained.motion.or(added);
+    let motion = trained.motion.or(plan.motion);
     let model = Model { config, vae: vae_config, geometry: trained.geometry, motion, device: plan.device };
 
     let mut params = Params::new(&model.specs(), plan.seed, plan.compute, plan.device);
-    let mut weights = checkpoint::load_transformer(&plan.checkpoint)?;
-    if added.is_some() {
-        let new = params.iter().filter(|(name, _)| is_motions(name));
-        weights.extend(new.map(|(name, tensor)| (name.to_owned(), tensor.detach().copy())));
-    }
-    params.assign(&weights)?;
+    params.assign_but_new(&checkpoint::load_transformer(&plan.checkpoint)?, is_motions)?;
     if let Some(rank) = plan.lora {
         params.add_lora(rank, plan.seed);
     }
@@ -112,18 +106,18 @@ fn is_autoencoders(name: &str) -> bool {
     is_encoders(name) || name.starts_with("decoder.") || name.starts_with("post_quant_conv.")
 }
 
-fn is_motions(name: &str) -> bool {
-    name.starts_with("motion.")
-}
-
 fn train(plan: &Plan, model: &Model, mut params: Params) -> Result<Params> {
     params.freeze_unless(|name| !is_encoders(name));
     let Geometry { history, clip, .. } = model.geometry;
-    let wanted =
-        Wanted { scenes: plan.pool, frames: history + 2 * clip, shortest: shortest(&model.geometry) };
+    let wanted = Wanted {
+        scenes: plan.pool,
+        frames: history + 2 * clip,
+        shortest: shortest(&model.geometry),
+        motion: None,
+    };
     let pool = Pool::of_pictures(&plan.origins, &model.geometry, &wanted)?;
     let vae = Vae::new(&model.vae, &params);
-    let validation = Validation::new(&plan.origins, &model.geometry, plan.seed, &vae, plan.device)?;
+    let validation = Validation::new(&plan.origins, model, plan.seed, &vae)?;
     let gradients = |params: &Params, step| {
         let windows = Window::draw(plan, model, &pool, step);
         gradients::of_parts(params, windows, |params, window| window.loss(plan, model, params))
@@ -138,7 +132,7 @@ struct Window {
     /// (F, H, W, 3)
     pictures: Tensor,
     /// Where the pixels of the last N frames were in the last frame before them, (N, 2, H, W), where that is known.
-    displacements: Option<Tensor>,
+    sources: Option<Tensor>,
     /// Whether the first N frames to come are predicted, and those after them learned from.
     onward: bool,
     rng: ChaCha8Rng,
@@ -156,16 +150,16 @@ impl Window {
             let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0x9011_5b1e);
             rng.set_stream(stream);
             let wanted = history + if rng.random_bool(plan.own_past) { 2 * clip } else { clip };
-            let Stretch { pictures, traces } = pool.draw_pictures(&mut rng, wanted);
-            let found = pictures.size()[0] as usize;
+            let drawn = pool.draw(&mut rng, 1, wanted, 1).remove(0);
+            let found = drawn.frames.size()[0] as usize;
             let onward = found == history + 2 * clip;
             let frames = if onward { found } else { found.min(history + clip) };
-            let pictures = pictures.narrow(0, 0, frames as i64);
-            let displacements = traces.filter(|_| moving).map(|traces| {
+            let pictures = drawn.frames.narrow(0, 0, frames as i64);
+            let sources = drawn.traces.filter(|_| moving).map(|traces| {
                 let (past, future) = traces[..frames].split_at(frames - clip);
-                footage::displacements(&past[past.len() - 1], future)
+                footage::sources(past[past.len() - 1], future)
             });
-            let window = Self { pictures, displacements, onward, rng, seed: plan.seed, stream };
+            let window = Self { pictures, sources, onward, rng, seed: plan.seed, stream };
             window.mirrored_by_chance().to_device(plan.device)
         };
         (0..plan.batch as u64).map(window).collect()
@@ -175,14 +169,14 @@ impl Window {
         if self.rng.random() {
             self.pictures = self.pictures.flip([2]);
             let other_way = Tensor::from_slice(&[-1.0_f32, 1.0]).reshape([1, 2, 1, 1]);
-            self.displacements = self.displacements.map(|moved| moved.flip([3]) * other_way);
+            self.sources = self.sources.map(|moved| moved.flip([3]) * other_way);
         }
         self
     }
 
     fn to_device(mut self, device: Device) -> Self {
         self.pictures = self.pictures.to_device(device);
-        self.displacements = self.displacements.map(|moved| moved.to_device(device));
+        self.sources = self.sources.map(|moved| moved.to_device(device));
         self
     }
 
@@ -193,21 +187,22 @@ impl Window {
         let (most, clip) = (model.geometry.history as i64, model.geometry.clip as i64);
         let frames = footage::normalised(&self.pictures);
         let count = frames.size()[0];
-        let latents = tch::no_grad(|| model_at_work.vae.encode(&frames)).unsqueeze(0); // (1, F, c, h, w)
+        let all = tch::no_grad(|| model_at_work.see(&frames));
+        let latents = &all.latents; // (1, F, c, h, w)
         let seen = count - if self.onward { 2 * clip } else { clip };
 
-        let mut past = latents.narrow(1, 0, seen);
+        let mut past = all.narrow(0, seen);
         let mut last = frames.narrow(0, seen - 1, 1).unsqueeze(0); // (1, 1, 3, H, W)
         if self.onward {
             let noise = self.noise(&latents.narrow(1, seen, clip), 2);
             (past, last) = tch::no_grad(|| model_at_work.continued(&past, &last, &noise));
-            past = past.narrow(1, (seen + clip - most).max(0), (seen + clip).min(most));
+            past = past.narrow((seen + clip - most).max(0), (seen + clip).min(most));
         }
-        let history = past.size()[1];
+        let history = past.latents.size()[1];
         let t_in: Vec<f32> =
             (0..history).map(|_| self.rng.random_range(HISTORY_T_MIN..=1.0) as f32).collect();
         let t_in = Tensor::from_slice(&t_in).unsqueeze(0).to_device(plan.device);
-        past = noised(&past, &self.noise(&past, 1), &t_in);
+        past.latents = noised(&past.latents, &self.noise(&past.latents, 1), &t_in);
 
         let x1 = latents.narrow(1, count - clip, clip);
         let time = if self.rng.random_bool(plan.pure_noise) { 0.0 } else { self.rng.random::<f32>() };
@@ -220,9 +215,10 @@ impl Window {
         // One real frame is rebuilt beside the predicted ones.
         let real = self.rng.random_range(count - clip..count);
         let rebuilt = model_at_work.vae.decode(&latents.get(0).narrow(0, real, 1));
-        let moved = match (&estimate.motion, &self.displacements) {
+        let moved = match (&estimate.motion, &self.sources) {
             (Some(motion), Some(truth)) => {
-                model_at_work.compositor.motion_error(motion, &truth.unsqueeze(0)) * MOTION_WEIGHT
+                let newest = motion.select(1, motion.size()[1] - 1);
+                model_at_work.compositor.source_error(&newest, &truth.unsqueeze(0)) * MOTION_WEIGHT
             }
             _ => Tensor::zeros([], (Kind::Float, plan.device)),
         };

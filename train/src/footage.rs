@@ -98,32 +98,29 @@ pub fn stretches(
     }
 }
 
-/// A generated clip of at least `shortest` pictures, and where things are in each of them.
-pub fn traced_scene(
-    part: Split,
-    seed: u64,
-    geometry: &Geometry,
-    shortest: usize,
-) -> (Vec<Picture>, Vec<Trace>) {
+/// Where things are in each frame of a generated clip, as [`stretches`] gives it for this seed.
+pub fn scene_traces(part: Split, seed: u64, geometry: &Geometry, shortest: usize) -> Vec<Trace> {
     let &Geometry { width, height, frame_interval_ms, .. } = geometry;
     let interval_s = f64::from(frame_interval_ms) / 1e3;
-    let frames = SCENE_CLIP_FRAMES.max(shortest);
-    nextclip_scenes::traced_clip(part, seed, width, height, frames, interval_s).into_iter().unzip()
+    nextclip_scenes::traces(part, seed, width, height, SCENE_CLIP_FRAMES.max(shortest), interval_s)
 }
 
-/// Where the pixels of `later` moments were at the moment `last`, (n, 2, H, W), x then y in pixels; NaN where nobody
-/// could have seen them.
-pub fn displacements(last: &Trace, later: &[Trace]) -> Tensor {
-    let all: Vec<Tensor> = later
-        .iter()
-        .map(|trace| {
-            let found = trace.displacements_from(last);
-            let (rows, columns, axes) = found.dim();
-            let values: Vec<f32> = found.iter().copied().collect();
-            Tensor::from_slice(&values).reshape([rows as i64, columns as i64, axes as i64]).permute([2, 0, 1])
-        })
-        .collect();
-    Tensor::stack(&all, 0)
+/// Where every `stride`-th pixel of `from` is at the moments `to`, (n, 2, H / stride, W / stride), x then y in pixels; NaN
+/// where nobody can see it.
+pub fn displacements(from: &Trace, to: &[&Trace], stride: usize) -> Tensor {
+    Tensor::stack(&to.iter().map(|to| displacement(from, to, stride)).collect::<Vec<_>>(), 0)
+}
+
+/// Where the pixels of `later` moments were at the moment `last`, (n, 2, H, W); the same of NaN.
+pub fn sources(last: &Trace, later: &[&Trace]) -> Tensor {
+    Tensor::stack(&later.iter().map(|later| displacement(later, last, 1)).collect::<Vec<_>>(), 0)
+}
+
+fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {
+    let found = from.displacements_to(to, stride);
+    let (rows, columns, axes) = found.dim();
+    let values: Vec<f32> = found.iter().copied().collect();
+    Tensor::from_slice(&values).reshape([rows as i64, columns as i64, axes as i64]).permute([2, 0, 1])
 }
 
 /// Pictures to one tensor (n, H, W, 3), 8 bit.

@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod compositing;
+pub mod costs;
 mod curve;
 pub mod finetune;
 pub mod fit;

@@ -6,6 +6,7 @@ use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
 use crate::compositing::{Compositor, blend_specs};
+use crate::costs::cost_volumes;
 use crate::params::{Params, Spec};
 use crate::transformer::{self, Estimate, Sequence, Transformer};
 use crate::vae::Vae;
@@ -36,13 +37,17 @@ impl Model {
         specs
     }
 
+    /// The transformer with its weights.
+    pub fn transformer<'a>(&'a self, params: &'a Params) -> Result<Transformer<'a>> {
+        Ok(Transformer::new(&self.config, &self.geometry, params, self.device)?.with_motion(self.motion))
+    }
+
     /// The model with the weights of its two files, which may be one set.
     pub fn with<'a>(&'a self, transformer: &'a Params, vae: &'a Params) -> Result<AtWork<'a>> {
-        let Self { config, geometry, motion, device, .. } = self;
         Ok(AtWork {
-            transformer: Transformer::new(config, geometry, transformer, *device)?.with_motion(*motion),
+            transformer: self.transformer(transformer)?,
             vae: Vae::new(&self.vae, vae),
-            compositor: Compositor::new(*motion, geometry, transformer),
+            compositor: Compositor::new(self.motion, &self.geometry, transformer),
         })
     }
 }
@@ -68,13 +73,14 @@ pub struct Pictures {
 }
 
 impl AtWork<'_> {
-    /// The estimate of the clip `z` (n, N, c, h, w) at timestep `t` after `past` (n, H, c, h, w).
-    pub fn estimate(&self, past: &Tensor, z: &Tensor, t: f32) -> Estimate {
-        let (history, size) = (past.size()[1], z.size());
+    /// The estimate of the clip `z` (n, N, c, h, w) at timestep `t` after `past`.
+    pub fn estimate(&self, past: &Past, z: &Tensor, t: f32) -> Estimate {
+        let (history, size) = (past.latents.size()[1], z.size());
         let t = Tensor::full([size[0], size[1]], f64::from(t), (Kind::Float, z.device()));
         self.transformer.forward(&Sequence {
             noisy: z,
-            clean: past,
+            clean: &past.latents,
+            costs: past.costs.as_ref(),
             t: &t,
             clip_sizes: &[history as usize, size[1] as usize],
         })
@@ -84,21 +90,56 @@ impl AtWork<'_> {
     pub fn pictures(&self, estimate: &Estimate, last: &Tensor) -> Pictures {
         let size = last.size();
         let decoded = self.vae.decode(&estimate.x1.flatten(0, 1)).reshape([size[0], -1, 3, size[3], size[4]]);
-        let shown = self.compositor.shown(&decoded, last, estimate.motion.as_ref());
+        let motion = estimate.motion.as_ref().map(|motion| motion.select(1, motion.size()[1] - 1));
+        let shown = self.compositor.shown(&decoded, last, motion.as_ref());
         Pictures { decoded, shown }
     }
 
-    /// The history that follows `past` (n, H, c, h, w), whose last picture is `last`, where the model believes its own
-    /// prediction of one step from `noise`, and its last picture. With motion its pictures are seen as a camera's would
-    /// be; without, its latents are remembered, and the last real picture stays the last.
-    pub fn continued(&self, past: &Tensor, last: &Tensor, noise: &Tensor) -> (Tensor, Tensor) {
+    /// What is remembered of successive pictures (F, 3, H, W), a history of one.
+    pub fn see(&self, frames: &Tensor) -> Past {
+        let costs = self.compositor.motion().map(|motion| {
+            cost_volumes(&motion, frames, self.transformer.pixels_per_cell() as usize).unsqueeze(0)
+        });
+        Past { latents: self.vae.encode(frames).unsqueeze(0), costs }
+    }
+
+    /// The history that follows `past`, of one, whose last picture is `last`, where the model believes its own prediction
+    /// of one step from `noise`, and its last picture. With motion its pictures are seen as a camera's would be; without,
+    /// its latents are remembered, and the last real picture stays the last.
+    pub fn continued(&self, past: &Past, last: &Tensor, noise: &Tensor) -> (Past, Tensor) {
         let estimate = self.estimate(past, noise, 0.0);
         if estimate.motion.is_none() {
-            return (Tensor::cat(&[past, &estimate.x1], 1), last.shallow_clone());
+            let latents = Tensor::cat(&[&past.latents, &estimate.x1], 1);
+            return (Past { latents, costs: None }, last.shallow_clone());
         }
         let shown = self.pictures(&estimate, last).shown;
-        let seen = self.vae.encode(&shown.flatten(0, 1)).reshape(estimate.x1.size());
-        let frames = shown.size()[1];
-        (Tensor::cat(&[past, &seen], 1), shown.narrow(1, frames - 1, 1))
+        let clip = shown.size()[1];
+        let seen = self.see(&Tensor::cat(&[last, &shown], 1).squeeze_dim(0)).narrow(1, clip);
+        (past.followed_by(&seen), shown.narrow(1, clip - 1, 1))
+    }
+}
+
+/// Remembered frames.
+#[derive(Debug)]
+pub struct Past {
+    /// Clean latents, (n, H, c, h, w).
+    pub latents: Tensor,
+    /// Cost volumes, (n, H, costs, h, w), where the model reads them.
+    pub costs: Option<Tensor>,
+}
+
+impl Past {
+    /// `frames` frames from `first` on.
+    pub fn narrow(&self, first: i64, frames: i64) -> Self {
+        let part = |x: &Tensor| x.narrow(1, first, frames);
+        Self { latents: part(&self.latents), costs: self.costs.as_ref().map(part) }
+    }
+
+    fn followed_by(&self, next: &Self) -> Self {
+        let both = |a: &Tensor, b: &Tensor| Tensor::cat(&[a, b], 1);
+        Self {
+            latents: both(&self.latents, &next.latents),
+            costs: self.costs.as_ref().zip(next.costs.as_ref()).map(|(a, b)| both(a, b)),
+        }
     }
 }

@@ -15,6 +15,8 @@ use crate::params::{Init, Params, Scope, Spec};
 /// Side of the position table in a new checkpoint, in patches: frames up to 512 pixels.
 const TABLE_SIDE: usize = 32;
 const FINAL_NORM_EPS: f64 = 1e-6;
+/// Hidden channels of the stem.
+const STEM_WIDTH: usize = 96;
 
 /// Rows of the three special tokens in a checkpoint that nextclip trains.
 pub const TOKEN_IDS: TokenIds = TokenIds { img: 0, img_end: 1, diffusion: 2 };
@@ -86,13 +88,22 @@ pub fn specs(config: &TransformerConfig, geometry: &Geometry) -> Vec<Spec> {
     specs
 }
 
-/// The layer that gives a model of this width its motion. It starts small: what moves, moves little at first.
+/// What a model with motion has besides: a stem that reads cost volumes, and the layer that says where cells go. Both start small: what moves, moves little at first.
 pub fn motion_specs(config: &TransformerConfig, geometry: &Geometry, motion: &Motion) -> Vec<Spec> {
-    let (d, values) =
-        (config.hidden_size as i64, (geometry.patch * geometry.patch * motion.channels()) as i64);
-    let spec =
-        |name: &str, shape: Vec<i64>, init| Spec { name: format!("motion.linear.{name}"), shape, init };
-    vec![spec("weight", vec![values, d], Init::Normal(0.02)), spec("bias", vec![values], Init::Zeros)]
+    let (d, p) = (config.hidden_size, geometry.patch);
+    let mut specs = Vec::new();
+    let mut add = |name: &str, shape: &[usize], std: f64| {
+        let shape: Vec<i64> = shape.iter().map(|&side| side as i64).collect();
+        let bias = Spec { name: format!("motion.{name}.bias"), shape: vec![shape[0]], init: Init::Zeros };
+        specs.push(Spec { name: format!("motion.{name}.weight"), shape, init: Init::Normal(std) });
+        specs.push(bias);
+    };
+    let he = |inputs: usize| (2.0 / inputs as f64).sqrt();
+    add("stem.0", &[STEM_WIDTH, motion.costs(), 3, 3], he(9 * motion.costs()));
+    add("stem.1", &[STEM_WIDTH, STEM_WIDTH, 3, 3], he(9 * STEM_WIDTH));
+    add("stem.2", &[d, STEM_WIDTH, p, p], 0.3 * he(p * p * STEM_WIDTH));
+    add("linear", &[p * p * geometry.clip * motion.channels(), d], 0.02);
+    specs
 }
 
 /// What a pass gives for the noisy frames, single precision.
@@ -100,7 +111,7 @@ pub fn motion_specs(config: &TransformerConfig, geometry: &Geometry, motion: &Mo
 pub struct Estimate {
     /// Clean latents, (B, F', c, h, w).
     pub x1: Tensor,
-    /// Displacements and features of the cells, (B, F', m, h, w), where the model has them.
+    /// Where the cells of the clean frames go in the N frames after each, (B, H, N, m, h, w), where the model says so.
     pub motion: Option<Tensor>,
 }
 
@@ -112,6 +123,8 @@ pub struct Sequence<'a> {
     pub noisy: &'a Tensor,
     /// Clean (slightly noised) latents of all frames but the last clip's, (B, F - last clip, c, h, w).
     pub clean: &'a Tensor,
+    /// Cost volumes of the clean frames, (B, F - last clip, costs, h, w), which a model with motion reads.
+    pub costs: Option<&'a Tensor>,
     /// Timestep of every noisy frame, (B, F').
     pub t: &'a Tensor,
     /// Sizes of the clips, in frames; their sum is F.
@@ -155,7 +168,17 @@ impl<'a> Transformer<'a> {
         Self { motion, ..self }
     }
 
-    /// Estimates of the noisy frames.
+    /// Sizes of the motion, where there is one.
+    pub fn motion(&self) -> Option<Motion> {
+        self.motion
+    }
+
+    /// Pixels along an axis that a latent's cell stands for.
+    pub fn pixels_per_cell(&self) -> f64 {
+        self.geometry.vae_scale as f64
+    }
+
+    /// Estimates of the noisy frames, and where the cells of the clean ones go.
     pub fn forward(&self, sequence: &Sequence<'_>) -> Estimate {
         let root = self.params.root();
         let (batch, frames) = (sequence.noisy.size()[0], sequence.noisy.size()[1]);
@@ -170,7 +193,10 @@ impl<'a> Transformer<'a> {
         };
         let clean = {
             let [open, close] = [TOKEN_IDS.img, TOKEN_IDS.img_end].map(|id| self.special(id, batch, history));
-            let patches = self.embed("input_x_embedder", sequence.clean);
+            let mut patches = self.embed("input_x_embedder", sequence.clean);
+            if let (Some(_), Some(costs)) = (self.motion, sequence.costs) {
+                patches += self.stem(costs);
+            }
             Tensor::cat(&[open, patches, close], 2) // (B, H, L, d)
         };
         let clean_tokens = history * self.block();
@@ -187,13 +213,38 @@ impl<'a> Transformer<'a> {
         let angles = self.angles(history, skipped, frames);
         let last = self.config.num_hidden_layers - 1;
         for i in 0..=last {
-            // Nobody reads the last layer's history: of it only keys and values are needed.
-            let skip = if i == last { clean_tokens } else { 0 };
+            // But for motion nobody reads the last layer's history: of it only keys and values are needed.
+            let skip = if i == last && self.motion.is_none() { clean_tokens } else { 0 };
             x = self.layer(&root.pp("llm.layers").pp(i), &x, skip, &layout, &angles);
         }
         let x = self.rms_norm(&root.pp("llm.norm"), &x);
-        let x = x.reshape([batch, frames, self.block(), -1]).narrow(2, 2, self.block() - 2); // (B, F, S, d)
-        self.final_layer(&x, &features)
+        let tokens = x.size()[1];
+        let blocks = |first: i64, frames: i64, offset: i64| {
+            let part = x.narrow(1, first, frames * self.block()).reshape([batch, frames, self.block(), -1]);
+            part.narrow(2, offset, self.block() - 2) // (B, F, S, d)
+        };
+        let noisy = frames * self.block();
+        Estimate {
+            x1: self.final_layer(&blocks(tokens - noisy, frames, 2), &features),
+            motion: self.motion.map(|motion| {
+                let cells =
+                    root.pp("motion.linear").linear(&blocks(0, history, 1), true).to_kind(Kind::Float);
+                let clip = self.geometry.clip as i64;
+                let cells = self.cells(&cells, clip * motion.channels() as i64);
+                cells.unflatten(2, [clip, motion.channels() as i64].as_slice())
+            }),
+        }
+    }
+
+    /// What cost volumes (B, H, costs, h, w) add to the patches of the clean frames, (B, H, S, d).
+    fn stem(&self, costs: &Tensor) -> Tensor {
+        let size = costs.size();
+        let x = costs.flatten(0, 1).to_kind(self.params.compute());
+        let stem = self.params.root().pp("motion.stem");
+        let x = stem.pp(0).conv(&x, 1, 1).silu();
+        let x = stem.pp(1).conv(&x, 1, 1).silu();
+        let x = stem.pp(2).conv(&x, self.geometry.patch as i64, 0).to_kind(Kind::Float); // (B H, d, rows, columns)
+        x.flatten(2, 3).transpose(1, 2).unflatten(0, [size[0], size[1]].as_slice())
     }
 
     fn layer(&self, scope: &Scope<'_>, x: &Tensor, skip: i64, layout: &Layout, angles: &Angles) -> Tensor {
@@ -246,7 +297,7 @@ impl<'a> Transformer<'a> {
         scope.pp("o_proj").linear(&out, false)
     }
 
-    fn final_layer(&self, x: &Tensor, features: &Tensor) -> Estimate {
+    fn final_layer(&self, x: &Tensor, features: &Tensor) -> Tensor {
         let root = self.params.root();
         let scope = root.pp("final_layer");
         let d = self.config.hidden_size as i64;
@@ -255,13 +306,10 @@ impl<'a> Transformer<'a> {
         let x = x.to_kind(Kind::Float).layer_norm([d], None::<Tensor>, None::<Tensor>, FINAL_NORM_EPS, false);
         let x = x * (&modulation[1] + 1.0) + &modulation[0];
         let x = x.to_kind(self.params.compute());
-        let cells = |layer: &Scope<'_>, channels: usize| {
-            self.cells(&layer.pp("linear").linear(&x, true).to_kind(Kind::Float), channels as i64)
-        };
-        Estimate {
-            x1: cells(&scope, self.geometry.latent_channels),
-            motion: self.motion.map(|motion| cells(&root.pp("motion"), motion.channels())),
-        }
+        self.cells(
+            &scope.pp("linear").linear(&x, true).to_kind(Kind::Float),
+            self.geometry.latent_channels as i64,
+        )
     }
 
     /// Patches (B, F, S, p * p * c), laid out (p_row, p_col, channel), to cells (B, F, c, h, w).

@@ -1,12 +1,13 @@
 //! How good a predictor is while it is trained, on clips that it does not learn from.
 
 use anyhow::{Result, ensure};
-use nextclip_core::{Geometry, metrics, sampler};
+use nextclip_core::{Geometry, Motion, metrics, sampler};
 use nextclip_scenes::Split;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
+use crate::costs::cost_volumes;
 use crate::footage::{self, Origin, What};
-use crate::model::AtWork;
+use crate::model::{AtWork, Model, Past};
 use crate::vae::Vae;
 
 /// Clips of each source, at the most.
@@ -25,8 +26,10 @@ struct Set {
     what: What,
     /// How often the source is drawn in training.
     weight: f64,
-    /// (n, C + N, c, h, w)
-    latents: Tensor,
+    /// What is remembered of their first frames.
+    past: Past,
+    /// Shape of a predicted clip of latents, (n, N, c, h, w).
+    clip: Vec<i64>,
     /// Real pictures that the prediction is for, (n, N, 3, H, W), in [-1, 1].
     truth: Tensor,
     /// The last real picture before them, (n, 1, 3, H, W).
@@ -35,20 +38,15 @@ struct Set {
 }
 
 impl Validation {
-    pub(crate) fn new(
-        origins: &[Origin],
-        geometry: &Geometry,
-        seed: u64,
-        vae: &Vae<'_>,
-        device: Device,
-    ) -> Result<Self> {
+    pub(crate) fn new(origins: &[Origin], model: &Model, seed: u64, vae: &Vae<'_>) -> Result<Self> {
+        let geometry = &model.geometry;
         let mut sets = Vec::new();
         for origin in origins {
             let windows = windows(origin, geometry, CLIPS)?;
             log::info!("validation: {} clips of {:?}", windows.len(), origin.what);
             if !windows.is_empty() {
-                let frames = footage::normalised(&Tensor::cat(&windows, 0).to_device(device));
-                sets.push(Set::new(origin, &frames, geometry, vae));
+                let frames = footage::normalised(&Tensor::cat(&windows, 0).to_device(model.device));
+                sets.push(Set::new(origin, &frames, model, vae));
             }
         }
         ensure!(!sets.is_empty(), "no source is long enough for a validation clip");
@@ -68,28 +66,42 @@ impl Validation {
 
 impl Set {
     /// Of whole clips one after the other, (n (C + N), 3, H, W).
-    fn new(origin: &Origin, frames: &Tensor, geometry: &Geometry, vae: &Vae<'_>) -> Self {
-        let (history, clip) = (geometry.history as i64, geometry.clip as i64);
+    fn new(origin: &Origin, frames: &Tensor, model: &Model, vae: &Vae<'_>) -> Self {
+        let (history, clip) = (model.geometry.history as i64, model.geometry.clip as i64);
         let by_clip = |x: &Tensor| {
             let size = x.size();
             x.reshape([&[-1, history + clip], &size[1..]].concat())
         };
         let latents = by_clip(&tch::no_grad(|| vae.encode(frames)));
         let frames = by_clip(frames);
+        let volumes = |motion: &Motion| {
+            let of_clip = |index| {
+                let seen = frames.get(index).narrow(0, 0, history);
+                cost_volumes(motion, &seen, model.geometry.vae_scale)
+            };
+            Tensor::stack(&(0..frames.size()[0]).map(of_clip).collect::<Vec<_>>(), 0)
+        };
+        let past = Past { latents: latents.narrow(1, 0, history), costs: model.motion.as_ref().map(volumes) };
+        let clip_shape = latents.narrow(1, history, clip).size();
         let truth = frames.narrow(1, history, clip);
         let last = frames.narrow(1, history - 1, 1);
         let last_frame_db = mean_psnr_db(&(&truth - &last));
-        Self { what: origin.what.clone(), weight: origin.weight, latents, truth, last, last_frame_db }
+        Self {
+            what: origin.what.clone(),
+            weight: origin.weight,
+            past,
+            clip: clip_shape,
+            truth,
+            last,
+            last_frame_db,
+        }
     }
 
     fn gain_db(&self, seed: u64, model: &AtWork<'_>) -> f64 {
         tch::no_grad(|| {
-            let history = self.latents.size()[1] - self.truth.size()[1];
-            let mut size = self.latents.size();
-            size[1] -= history;
-            let noise = sampler::noise(seed, u64::MAX, size.iter().product::<i64>() as usize);
-            let noise = Tensor::from_slice(&noise).reshape(&size).to_device(self.latents.device());
-            let estimate = model.estimate(&self.latents.narrow(1, 0, history), &noise, 0.0);
+            let noise = sampler::noise(seed, u64::MAX, self.clip.iter().product::<i64>() as usize);
+            let noise = Tensor::from_slice(&noise).reshape(&self.clip).to_device(self.last.device());
+            let estimate = model.estimate(&self.past, &noise, 0.0);
             let shown = model.pictures(&estimate, &self.last).shown.clamp(-1.0, 1.0);
             mean_psnr_db(&(shown - &self.truth)) - self.last_frame_db
         })

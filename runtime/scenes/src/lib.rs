@@ -206,17 +206,16 @@ pub fn clip(
     moments(split, seed, (width, height), frames, interval_s).map(|scene| scene.render()).collect()
 }
 
-/// The pictures of [`clip`], each with where everything is.
-pub fn traced_clip(
+/// Where everything is in the pictures of [`clip`].
+pub fn traces(
     split: Split,
     seed: u64,
     width: usize,
     height: usize,
     frames: usize,
     interval_s: f64,
-) -> Vec<(Picture, Trace)> {
-    let moments = moments(split, seed, (width, height), frames, interval_s);
-    moments.map(|scene| (scene.render(), scene.trace())).collect()
+) -> Vec<Trace> {
+    moments(split, seed, (width, height), frames, interval_s).map(|scene| scene.trace()).collect()
 }
 
 /// `frames` moments of [`Scene::new`], `interval_s` seconds apart.

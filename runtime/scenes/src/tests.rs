@@ -182,7 +182,7 @@ fn traces_say_where_things_were() {
             let mut scene = Scene::of_kind(kind, Split::Train, seed, 96, 80);
             let (before, then) = (scene.render(), scene.trace());
             scene.advance(INTERVAL_S);
-            let (after, displacements) = (scene.render(), scene.trace().displacements_from(&then));
+            let (after, displacements) = (scene.render(), scene.trace().displacements_to(&then, 1));
             for ((row, column), moved) in ndarray::indices((80, 96)).into_iter().zip(displacements.rows()) {
                 let (x, y) = (column as f32 + moved[0], row as f32 + moved[1]);
                 if moved[0].is_nan() || moved.iter().all(|pixels| pixels.abs() < 0.5) {

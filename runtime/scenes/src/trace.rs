@@ -51,30 +51,32 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// For every pixel of this moment, how far away what it shows was at an `earlier` one, x then y in pixels,
-    /// (height, width, 2). NaN where it cannot have been seen then: it was hidden or outside of the frame, or is one of
-    /// several things that look the same. Soft shadows are taken for what they fall on.
-    pub fn displacements_from(&self, earlier: &Trace) -> Array3<f32> {
+    /// For every `stride`-th pixel of this moment along both axes, how far away what is there is at the `other` one,
+    /// x then y in pixels, (height / stride, width / stride, 2). NaN where it cannot be seen then: it is hidden or outside
+    /// of the frame, or one of several things that look the same. Soft shadows are taken for what they fall on.
+    pub fn displacements_to(&self, other: &Trace, stride: usize) -> Array3<f32> {
         let scale = self.height as f64;
-        let earlier_of: Vec<Option<usize>> =
-            self.strokes.iter().map(|stroke| self.partner(stroke, earlier)).collect();
-        let mut found = Array3::from_elem((self.height, self.width, 2), f32::NAN);
-        for ((row, column), mut pixel) in
-            ndarray::indices((self.height, self.width)).into_iter().zip(found.rows_mut())
+        let other_of: Vec<Option<usize>> =
+            self.strokes.iter().map(|stroke| self.partner(stroke, other)).collect();
+        let (rows, columns) = (self.height / stride, self.width / stride);
+        let middle = stride as f64 / 2.0;
+        let mut found = Array3::from_elem((rows, columns, 2), f32::NAN);
+        for ((row, column), mut pixel) in ndarray::indices((rows, columns)).into_iter().zip(found.rows_mut())
         {
-            let point = vec2(column as f64 + 0.5, row as f64 + 0.5) * (1.0 / scale);
+            let at = |index: usize| (index * stride) as f64 + middle;
+            let point = vec2(at(column), at(row)) * (1.0 / scale);
             let top = self.top(point);
             let source = match top {
-                None => Some(point + self.corner - earlier.corner),
-                Some(index) => earlier_of[index].map(|partner| {
-                    let before = &earlier.strokes[partner];
+                None => Some(point + self.corner - other.corner),
+                Some(index) => other_of[index].map(|partner| {
+                    let before = &other.strokes[partner];
                     before.at + self.strokes[index].local(point).turned(unit(before.angle_rad))
                 }),
             };
             let Some(source) = source else { continue };
             let inside = (0.0..scale.recip() * self.width as f64).contains(&source.x)
                 && (0.0..1.0).contains(&source.y);
-            if inside && earlier.top(source) == top.and_then(|index| earlier_of[index]) {
+            if inside && other.top(source) == top.and_then(|index| other_of[index]) {
                 pixel[0] = ((source.x - point.x) * scale) as f32;
                 pixel[1] = ((source.y - point.y) * scale) as f32;
             }
@@ -87,12 +89,12 @@ impl Trace {
         self.strokes.iter().rposition(|stroke| stroke.covers(point))
     }
 
-    /// The same thing at an earlier moment, where it is known to be the same.
-    fn partner(&self, stroke: &Stroke, earlier: &Trace) -> Option<usize> {
+    /// The same thing at an other moment, where it is known to be the same.
+    fn partner(&self, stroke: &Stroke, other: &Trace) -> Option<usize> {
         let alike = |strokes: &[Stroke]| strokes.iter().filter(|other| stroke.same_thing(other)).count();
-        if (alike(&self.strokes), alike(&earlier.strokes)) == (1, 1) {
-            return earlier.strokes.iter().position(|other| stroke.same_thing(other));
+        if (alike(&self.strokes), alike(&other.strokes)) == (1, 1) {
+            return other.strokes.iter().position(|other| stroke.same_thing(other));
         }
-        earlier.strokes.iter().position(|other| stroke.unmoved(other))
+        other.strokes.iter().position(|other| stroke.unmoved(other))
     }
 }
