@@ -50,20 +50,28 @@ impl<'a> Compositor<'a> {
     }
 
     /// What the daemon shows of decoded pictures (n, N, 3, H, W) in [-1, 1] after `last` (n, 1, 3, H, W), with `motion`
-    /// (n, N, m, h, w) where the model has it.
-    pub fn shown(&self, decoded: &Tensor, last: &Tensor, motion: Option<&Tensor>) -> Tensor {
+    /// (n, N, m, h, w) where the model has it; then also where pixels came from, x then y in pixels, (n, N, K, 2, H, W).
+    pub fn shown(
+        &self,
+        decoded: &Tensor,
+        last: &Tensor,
+        motion: Option<&Tensor>,
+    ) -> (Tensor, Option<Tensor>) {
         match (&self.motion, motion) {
-            (Some(sizes), Some(motion)) => self.blend(sizes, &decoded.clamp(-1.0, 1.0), last, motion),
-            _ => keep_unchanged(decoded, last),
+            (Some(sizes), Some(motion)) => {
+                let landed = self.landed(sizes, motion);
+                let shown = self.blend(sizes, &decoded.clamp(-1.0, 1.0), last, &landed);
+                (shown, Some(landed.narrow(3, 0, 2)))
+            }
+            _ => (keep_unchanged(decoded, last), None),
         }
     }
 
-    /// The formula of [`nextclip_core::Motion`].
-    fn blend(&self, sizes: &Motion, decoded: &Tensor, last: &Tensor, motion: &Tensor) -> Tensor {
+    /// The formula of [`nextclip_core::Motion`] from what `landed` (n, N, K, 3 + F, H, W) on.
+    fn blend(&self, sizes: &Motion, decoded: &Tensor, last: &Tensor, landed: &Tensor) -> Tensor {
         let size = decoded.size();
         let (frames, rows, columns) = (size[0] * size[1], size[3], size[4]);
         let candidates = sizes.candidates as i64;
-        let landed = self.landed(sizes, motion); // (n, N, K, 3 + F, H, W)
         let displacements = landed.narrow(3, 0, 2).flatten(1, 2);
         let moved =
             warp(&last.squeeze_dim(1), &displacements).reshape([frames, candidates, 3, rows, columns]);
@@ -118,17 +126,16 @@ impl<'a> Compositor<'a> {
         let pixels = cells.flatten(0, 2).upsample_bilinear2d([rows, columns], false, None, None);
         pixels.unflatten(0, &size[..3])
     }
+}
 
-    /// How far the places that `motion` (n, N, m, h, w) takes pixels from are from the true ones (n, N, 2, H, W): the mean
-    /// of log(1 + pixels) of the nearest candidate, over all that moves. NaN where the truth is not known.
-    pub fn source_error(&self, motion: &Tensor, truth: &Tensor) -> Tensor {
-        let Some(sizes) = &self.motion else { return Tensor::zeros([], (Kind::Float, motion.device())) };
-        nearest_error(&self.landed(sizes, motion).narrow(3, 0, 2), &truth.unsqueeze(2), 3)
-    }
+/// How far the places (n, N, K, 2, H, W) that pixels are taken from are from the true ones (n, N, 2, H, W): the mean of
+/// log(1 + pixels) of the nearest candidate, over all that moves. NaN where the truth is not known.
+pub fn source_error(sources: &Tensor, truth: &Tensor) -> Tensor {
+    nearest_error(sources, &truth.unsqueeze(2), 3)
 }
 
 /// How far the displacements of `motion` (B, H, N, m, h, w) of cells of `scale` pixels are from the true ones of points
-/// (B, H, N, 2, h * r, w * r) in them, in pixels; the mean of [`Compositor::source_error`].
+/// (B, H, N, 2, h * r, w * r) in them, in pixels; the mean of [`source_error`].
 pub fn motion_error(sizes: &Motion, motion: &Tensor, truth: &Tensor, scale: f64) -> Tensor {
     let (size, points) = (motion.size(), truth.size());
     let (rows, columns) = (size[4], size[5]);
@@ -185,4 +192,73 @@ fn keep_unchanged(predicted: &Tensor, last: &Tensor) -> Tensor {
     let size = size.avg_pool2d([side, side], [1, 1], [margin, margin], false, false, None);
     let share = ((size - f64::from(CHANGE_LEVELS)) / f64::from(CHANGE_SOFTNESS)).sigmoid();
     last + change * share.unsqueeze(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use nextclip_core::sampler;
+
+    use super::*;
+
+    fn noise(size: &[i64]) -> Tensor {
+        Tensor::from_slice(&sampler::noise(1, 0, size.iter().product::<i64>() as usize)).reshape(size)
+    }
+
+    #[test]
+    fn warping_reads_at_displaced_places_and_repeats_the_border() {
+        let frame = noise(&[1, 3, 6, 8]);
+        let moved = |x: f64, y: f64| {
+            let displacement = Tensor::from_slice(&[x as f32, y as f32]).reshape([1, 1, 2, 1, 1]);
+            warp(&frame, &displacement.expand([1, 1, 2, 6, 8], false)).squeeze_dim(1)
+        };
+        let off = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+        assert!(off(&moved(0.0, 0.0), &frame) < 1e-5);
+        let (near, exact) = (moved(2.0, 1.0), frame.narrow(2, 1, 5).narrow(3, 2, 6));
+        assert!(off(&near.narrow(2, 0, 5).narrow(3, 0, 6), &exact) < 1e-5);
+        let border = frame.narrow(3, 7, 1).expand([1, 3, 6, 8], false);
+        assert!(off(&moved(50.0, 0.0), &border) < 1e-5);
+    }
+
+    /// A cell that moves takes the places before it along; where nothing lands, the density is low.
+    #[test]
+    fn what_lands_is_what_was_sent_there() {
+        let sizes = Motion { candidates: 1, features: 1, reach: 2 };
+        let geometry = Geometry {
+            height: 48,
+            width: 64,
+            vae_scale: 8,
+            latent_channels: 4,
+            patch: 2,
+            history: 2,
+            clip: 1,
+            frame_interval_ms: 200,
+        };
+        let params = Params::new(&blend_specs(&sizes), 1, Kind::Float, Device::Cpu);
+        let compositor = Compositor::new(Some(sizes), &geometry, &params);
+        // All cells but one have no weight; that of row 2, column 3 goes two to the right and one up.
+        let mut motion = Tensor::zeros([1, 1, sizes.channels() as i64, 6, 8], (Kind::Float, Device::Cpu));
+        let cell = |channel: i64| motion.select(2, channel).select(2, 2).select(2, 3);
+        let _ = motion.select(2, 2).fill_(-40.0);
+        for (channel, value) in [2.0, -1.0, 5.0, 0.7].into_iter().enumerate() {
+            let _ = cell(channel as i64).fill_(value);
+        }
+        let landed = compositor.landed(&sizes, &motion);
+        assert_eq!(landed.size(), [1, 1, 1, 4, 48, 64]);
+        // The middle of cell (row 1, column 5).
+        let at = |channel: i64| landed.double_value(&[0, 0, 0, channel, 12, 44]);
+        assert!((at(0) + 16.0).abs() < 0.5 && (at(1) - 8.0).abs() < 0.5, "from {} {}", at(0), at(1));
+        assert!(at(2) > 3.0 && (at(3) - 0.7).abs() < 0.05, "density {} feature {}", at(2), at(3));
+        let far = landed.double_value(&[0, 0, 0, 2, 44, 4]);
+        assert!(far < -9.0, "density {far} where nothing lands");
+
+        let truth =
+            Tensor::from_slice(&[-16.0_f32, 8.0]).reshape([1, 1, 2, 1, 1]).expand([1, 1, 2, 48, 64], false);
+        let middle = |x: &Tensor| x.narrow(-2, 12, 1).narrow(-1, 44, 1);
+        let error = source_error(&middle(&landed.narrow(3, 0, 2)), &middle(&truth));
+        assert!(error.double_value(&[]) < 0.5, "{error:?}");
+        let unknown = source_error(&landed.narrow(3, 0, 2), &(truth * f64::NAN));
+        assert_eq!(unknown.double_value(&[]), 0.0);
+        motion = motion.zeros_like();
+        assert_eq!(compositor.landed(&sizes, &motion).narrow(3, 0, 2).abs().max().double_value(&[]), 0.0);
+    }
 }

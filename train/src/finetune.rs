@@ -7,14 +7,16 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nextclip_core::checkpoint::Trained;
 use nextclip_core::{Geometry, Motion, sampler};
+use nextclip_scenes::Trace;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint;
+use crate::compositing::source_error;
 use crate::fit::{Course, fit};
 use crate::footage::{self, Origin};
 use crate::gradients;
@@ -77,6 +79,11 @@ pub fn run(plan: &Plan) -> Result<()> {
     let (config, trained) = checkpoint::load_transformer_config(&plan.checkpoint)?;
     let (vae_config, vae) = checkpoint::load_vae(&plan.checkpoint, plan.compute, plan.device)?;
     let motion = trained.motion.or(plan.motion);
+    ensure!(
+        plan.lora.is_none() || motion == trained.motion,
+        "{}: motion is new to it, and low-rank changes do not train it: train all weights first",
+        plan.checkpoint.display()
+    );
     let model = Model { config, vae: vae_config, geometry: trained.geometry, motion, device: plan.device };
 
     let mut params = Params::new(&model.specs(), plan.seed, plan.compute, plan.device);
@@ -128,11 +135,13 @@ fn train(plan: &Plan, model: &Model, mut params: Params) -> Result<Params> {
 
 /// Successive pictures of one film, and what is random about them.
 #[derive(Debug)]
-struct Window {
+struct Window<'a> {
     /// (F, H, W, 3)
     pictures: Tensor,
-    /// Where the pixels of the last N frames were in the last frame before them, (N, 2, H, W), where that is known.
-    sources: Option<Tensor>,
+    /// Where things are in these pictures, where that is known.
+    traces: Option<Vec<&'a Trace>>,
+    /// Whether the pictures are left for right.
+    mirrored: bool,
     /// Whether the first N frames to come are predicted, and those after them learned from.
     onward: bool,
     rng: ChaCha8Rng,
@@ -140,11 +149,10 @@ struct Window {
     stream: u64,
 }
 
-impl Window {
+impl<'a> Window<'a> {
     /// The windows of step `step`; the same for the same seed, whatever ran before.
-    fn draw(plan: &Plan, model: &Model, pool: &Pool, step: u64) -> Vec<Self> {
+    fn draw(plan: &Plan, model: &Model, pool: &'a Pool, step: u64) -> Vec<Self> {
         let Geometry { history, clip, .. } = model.geometry;
-        let moving = model.motion.is_some();
         let window = |index: u64| {
             let stream = step * plan.batch as u64 + index;
             let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0x9011_5b1e);
@@ -154,30 +162,30 @@ impl Window {
             let found = drawn.frames.size()[0] as usize;
             let onward = found == history + 2 * clip;
             let frames = if onward { found } else { found.min(history + clip) };
-            let pictures = drawn.frames.narrow(0, 0, frames as i64);
-            let sources = drawn.traces.filter(|_| moving).map(|traces| {
-                let (past, future) = traces[..frames].split_at(frames - clip);
-                footage::sources(past[past.len() - 1], future)
+            let mirrored = rng.random();
+            let pictures = drawn.frames.narrow(0, 0, frames as i64).to_device(plan.device);
+            let pictures = if mirrored { pictures.flip([2]) } else { pictures };
+            let traces = drawn.traces.map(|mut traces| {
+                traces.truncate(frames);
+                traces
             });
-            let window = Self { pictures, sources, onward, rng, seed: plan.seed, stream };
-            window.mirrored_by_chance().to_device(plan.device)
+            Self { pictures, traces, mirrored, onward, rng, seed: plan.seed, stream }
         };
         (0..plan.batch as u64).map(window).collect()
     }
 
-    fn mirrored_by_chance(mut self) -> Self {
-        if self.rng.random() {
-            self.pictures = self.pictures.flip([2]);
-            let other_way = Tensor::from_slice(&[-1.0_f32, 1.0]).reshape([1, 2, 1, 1]);
-            self.sources = self.sources.map(|moved| moved.flip([3]) * other_way);
-        }
-        self
-    }
-
-    fn to_device(mut self, device: Device) -> Self {
-        self.pictures = self.pictures.to_device(device);
-        self.sources = self.sources.map(|moved| moved.to_device(device));
-        self
+    /// Where the pixels of the last `clip` frames were in the last frame before them, (1, N, 2, H, W), x then y in pixels,
+    /// where that is known.
+    fn sources(&self, clip: usize) -> Option<Tensor> {
+        let traces = self.traces.as_ref()?;
+        let (past, future) = traces.split_at(traces.len() - clip);
+        let sources = footage::sources(past[past.len() - 1], future);
+        let sources = if self.mirrored {
+            sources.flip([3]) * Tensor::from_slice(&[-1.0_f32, 1.0]).reshape([1, 2, 1, 1])
+        } else {
+            sources
+        };
+        Some(sources.unsqueeze(0).to_device(self.pictures.device()))
     }
 
     /// Sum of the logarithms of mean squared errors, each frame with equal weight: a decibel of a quiet frame counts
@@ -215,13 +223,11 @@ impl Window {
         // One real frame is rebuilt beside the predicted ones.
         let real = self.rng.random_range(count - clip..count);
         let rebuilt = model_at_work.vae.decode(&latents.get(0).narrow(0, real, 1));
-        let moved = match (&estimate.motion, &self.sources) {
-            (Some(motion), Some(truth)) => {
-                let newest = motion.select(1, motion.size()[1] - 1);
-                model_at_work.compositor.source_error(&newest, &truth.unsqueeze(0)) * MOTION_WEIGHT
-            }
-            _ => Tensor::zeros([], (Kind::Float, plan.device)),
+        let moved = match &pictures.sources {
+            Some(sources) => self.sources(model.geometry.clip).map(|truth| source_error(sources, &truth)),
+            None => None,
         };
+        let moved = moved.unwrap_or_else(|| Tensor::zeros([], (Kind::Float, plan.device))) * MOTION_WEIGHT;
         Ok(moved
             + log_mse(&(pictures.shown.squeeze_dim(0) - &truth), PIXEL_FLOOR)
             + log_mse(&(pictures.decoded.squeeze_dim(0) - truth), PIXEL_FLOOR) * DECODER_WEIGHT

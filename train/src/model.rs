@@ -59,8 +59,7 @@ pub struct AtWork<'a> {
     pub transformer: Transformer<'a>,
     /// Pictures to latents and back.
     pub vae: Vae<'a>,
-    /// Latents, the last picture and motion to pictures.
-    pub compositor: Compositor<'a>,
+    compositor: Compositor<'a>,
 }
 
 /// Predicted pictures, (n, N, 3, H, W) in about [-1, 1].
@@ -70,6 +69,8 @@ pub struct Pictures {
     pub decoded: Tensor,
     /// As the daemon shows them.
     pub shown: Tensor,
+    /// Where the last picture's pixels in them come from, (n, N, K, 2, H, W), where the model moves them.
+    pub sources: Option<Tensor>,
 }
 
 impl AtWork<'_> {
@@ -91,8 +92,8 @@ impl AtWork<'_> {
         let size = last.size();
         let decoded = self.vae.decode(&estimate.x1.flatten(0, 1)).reshape([size[0], -1, 3, size[3], size[4]]);
         let motion = estimate.motion.as_ref().map(|motion| motion.select(1, motion.size()[1] - 1));
-        let shown = self.compositor.shown(&decoded, last, motion.as_ref());
-        Pictures { decoded, shown }
+        let (shown, sources) = self.compositor.shown(&decoded, last, motion.as_ref());
+        Pictures { decoded, shown, sources }
     }
 
     /// What is remembered of successive pictures (F, 3, H, W), a history of one.

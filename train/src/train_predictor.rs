@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
 use nextclip_core::{Geometry, Motion, sampler};
 use nextclip_scenes::Trace;
@@ -76,6 +76,11 @@ pub(crate) fn shortest(geometry: &Geometry) -> usize {
 /// Trains, or goes on. Returns the weights' average, or, with patience, the best.
 pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params> {
     let config = &plan.config;
+    ensure!(
+        plan.motion.is_none() || plan.longest_stride == 1,
+        "a longest stride of {} with motion, must be 1: cost volumes are of successive frames",
+        plan.longest_stride
+    );
     let model = Model {
         config: config.clone(),
         vae: vae_config.clone(),

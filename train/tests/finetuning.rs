@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{GEOMETRY, course, transformer_config, vae_config};
+use common::{GEOMETRY, MOTION, course, transformer_config, vae_config};
 use nextclip_core::checkpoint::Trained;
 use nextclip_media::Mp4Writer;
 use nextclip_scenes::Split;
@@ -56,6 +56,7 @@ fn plan(dir: &Path, out: &str, lora: Option<i64>) -> finetune::Plan {
             )
         },
         lora,
+        motion: None,
         batch: 2,
         pool: 4,
         pure_noise: 0.5,
@@ -95,6 +96,35 @@ fn all_weights_or_low_rank_changes_are_adapted_and_latents_stay() {
         let config = std::fs::read_to_string(plan.out.join("config.json")).unwrap();
         assert!(config.contains(&format!("\"name\": \"{out}\"")), "{config}");
     }
+}
+
+#[test]
+fn motion_is_added_to_a_checkpoint_without_and_kept_where_it_is() {
+    tch::set_num_threads(1);
+    let dir = tempfile::tempdir().unwrap();
+    let origins = || vec![Origin::SCENES, Origin { what: What::Video(film(dir.path())), weight: 1.0 }];
+    let short = |plan: finetune::Plan| finetune::Plan {
+        origins: origins(),
+        course: Course { steps: 50, ..plan.course.clone() },
+        ..plan
+    };
+    let added = finetune::Plan { motion: Some(MOTION), ..short(plan(dir.path(), "added", None)) };
+    finetune::run(&added).unwrap();
+    let motion_of = |dir: &Path| checkpoint::load_transformer_config(dir).unwrap().1.motion;
+    assert_eq!(motion_of(&added.out), Some(MOTION));
+
+    let again = finetune::Plan { checkpoint: added.out.clone(), ..short(plan(dir.path(), "again", None)) };
+    finetune::run(&again).unwrap();
+    assert_eq!(motion_of(&again.out), Some(MOTION));
+    let tensors = |dir: &Path| load_tensors(&dir.join("model.safetensors")).unwrap();
+    let (before, after) = (tensors(&added.out), tensors(&again.out));
+    for name in ["motion.stem.0.weight", "motion.linear.weight", "motion.blend.2.weight"] {
+        assert!(!before[name].equal(&after[name]), "{name} does not learn");
+    }
+
+    let lora = finetune::Plan { motion: Some(MOTION), ..plan(dir.path(), "lora", Some(2)) };
+    let error = finetune::run(&lora).unwrap_err().to_string();
+    assert!(error.contains("low-rank"), "{error}");
 }
 
 #[test]

@@ -6,11 +6,12 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{GEOMETRY, course, transformer_config, vae_config};
+use common::{GEOMETRY, MOTION, course, transformer_config, vae_config};
 use nextclip_core::checkpoint::{Trained, TransformerConfig};
 use nextclip_core::position::Rotary;
 use nextclip_core::sequence;
 use nextclip_train::footage::Origin;
+use nextclip_train::model::Model;
 use nextclip_train::optim::Schedule;
 use nextclip_train::params::{Params, load_tensors};
 use nextclip_train::train_predictor::{self, Batch};
@@ -35,19 +36,53 @@ fn gradients_reach_every_tensor() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let batch = Batch::new(&latents(2, 5, 3), vec![2, 1, 2], 0.3, &mut rng, 1, 0);
     batch.loss(&model).backward();
-    for (name, tensor) in params.trained() {
-        let gradient = tensor.grad();
-        assert!(gradient.defined(), "{name} has no gradient");
-        assert!(gradient.abs().max().double_value(&[]) > 0.0, "{name} has a zero gradient");
-    }
+    assert_all_have_gradients(&params);
 
     let config = vae_config();
     let params = Params::new(&vae::specs(&config), 1, Kind::Float, Device::Cpu);
     let frames = latents(2, 3, 4).reshape([2, 3, 12, 8]).tanh().upsample_nearest2d([32, 48], None, None);
     train_vae::loss(&Vae::new(&config, &params), &frames, 1, 0).backward();
+    assert_all_have_gradients(&params);
+}
+
+fn assert_all_have_gradients(params: &Params) {
     for (name, tensor) in params.trained() {
-        assert!(tensor.grad().abs().max().double_value(&[]) > 0.0, "{name} has a zero gradient");
+        let gradient = tensor.grad();
+        assert!(gradient.defined(), "{name} has no gradient");
+        assert!(gradient.abs().max().double_value(&[]) > 0.0, "{name} has a zero gradient");
     }
+}
+
+/// From the pictures that a model with motion shows back to what it reads and says of motion.
+#[test]
+fn gradients_reach_every_tensor_of_motion() {
+    let model = Model {
+        config: transformer_config(),
+        vae: vae_config(),
+        geometry: GEOMETRY,
+        motion: Some(MOTION),
+        device: Device::Cpu,
+    };
+    let params = Params::new(&model.specs(), 1, Kind::Float, Device::Cpu);
+    let vae = Params::new(&vae::specs(&model.vae), 1, Kind::Float, Device::Cpu);
+    let work = model.with(&params, &vae).unwrap();
+    let frames =
+        latents(1, 3, 4).reshape([3, 3, 8, 4]).tanh().upsample_bilinear2d([32, 48], false, None, None);
+    let past = work.see(&frames);
+    assert_eq!(past.costs.as_ref().unwrap().size(), [1, 3, 25, 4, 6]);
+    let estimate = work.estimate(&past, &latents(1, 2, 5), 0.0);
+    assert_eq!(estimate.motion.as_ref().unwrap().size(), [1, 3, 2, MOTION.channels() as i64, 4, 6]);
+    let last = frames.narrow(0, 2, 1).unsqueeze(0);
+    let shown = work.pictures(&estimate, &last).shown;
+    assert_eq!(shown.size(), [1, 2, 3, 32, 48]);
+    shown.square().mean(Kind::Float).backward();
+    assert_all_have_gradients(&params);
+
+    // What it shows becomes what it saw.
+    let (onward, last) = work.continued(&past, &last, &latents(1, 2, 5));
+    assert_eq!(onward.latents.size(), [1, 5, 4, 4, 6]);
+    assert_eq!(onward.costs.unwrap().size(), [1, 5, 25, 4, 6]);
+    assert!(last.equal(&shown.narrow(1, 1, 1)));
 }
 
 /// The optimiser of two threads must see what one thread computes, to the bit.
@@ -196,19 +231,21 @@ fn split_attention_is_the_published_mask() {
         let sequence = Sequence {
             noisy: &latents(2, frames, 1),
             clean: &latents(2, history, 2),
+            costs: None,
             t: &Tensor::from_slice(&t).reshape([1, -1]).expand([2, -1], false),
             clip_sizes: &clip_sizes,
         };
         let worst = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
         let masked = masked_forward(&config, &params, &sequence);
-        let off = worst(&model.forward(&sequence), &masked);
+        let off = worst(&model.forward(&sequence).x1, &masked);
         assert!(off < 1e-5, "{clip_sizes:?}: off by {off}");
 
         // Without the first clip's noisy blocks the others are what they were.
         let first = clip_sizes[0] as i64;
         let rest = |x: &Tensor| x.narrow(1, first, frames - first);
         let (noisy, t) = (rest(sequence.noisy), rest(sequence.t));
-        let off = worst(&model.forward(&Sequence { noisy: &noisy, t: &t, ..sequence }), &rest(&masked));
+        let without = model.forward(&Sequence { noisy: &noisy, t: &t, ..sequence }).x1;
+        let off = worst(&without, &rest(&masked));
         assert!(off < 1e-5, "{clip_sizes:?} without the first: off by {off}");
     }
 }
@@ -237,6 +274,7 @@ fn predictor_plan(dir: &Path, steps: u64) -> train_predictor::Plan {
         config: transformer_config(),
         geometry: GEOMETRY,
         lora: None,
+        motion: None,
         batch: 2,
         frames: GEOMETRY.history + GEOMETRY.clip,
         longest_stride: 2,
@@ -301,6 +339,20 @@ fn training_learns_resumes_exactly_and_saves_the_published_layout() {
     train_predictor::train(&plan, &vae_config(), &vae_params).unwrap();
     let further = self::losses(&further, "predictor");
     assert!(further[0] < losses[0], "{further:?} after {losses:?}");
+
+    // The same with motion besides, which the start has nothing of, killed half way.
+    let moving = |name: &str, steps| train_predictor::Plan {
+        from: Some(dir.clone()),
+        motion: Some(MOTION),
+        longest_stride: 1,
+        ..predictor_plan(&unbroken.join(name), steps)
+    };
+    let train = |plan| train_predictor::train(&plan, &vae_config(), &vae_params);
+    let straight = train(moving("moving", 100)).unwrap();
+    train(moving("killed", 50)).unwrap();
+    assert!(weights(&straight) == weights(&train(moving("killed", 100)).unwrap()));
+    let strided = train(train_predictor::Plan { longest_stride: 2, ..moving("strided", 1) }).unwrap_err();
+    assert!(strided.to_string().contains("longest stride of 2"), "{strided}");
     let ids = std::fs::read_to_string(dir.join("added_tokens.json")).unwrap();
     assert!(ids.contains(r#""<|diffusion|>": 2"#), "{ids}");
     let config = std::fs::read_to_string(dir.join("config.json")).unwrap();

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use nextclip_core::Geometry;
 use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
+use nextclip_core::{Geometry, Motion};
 use nextclip_train::fit::Course;
 use nextclip_train::optim::{Schedule, Settings};
 use nextclip_train::{transformer, vae};
@@ -19,6 +19,8 @@ pub(crate) const GEOMETRY: Geometry = Geometry {
     clip: 2,
     frame_interval_ms: 200,
 };
+
+pub(crate) const MOTION: Motion = Motion { candidates: 2, features: 1, reach: 2 };
 
 pub(crate) fn transformer_config() -> TransformerConfig {
     TransformerConfig {
