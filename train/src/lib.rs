@@ -4,6 +4,7 @@
 //! [`train_vae`] and [`train_predictor`] are the two runs, [`finetune`] is both on one camera's footage; [`checkpoint`] writes what they made. All
 //! randomness of a step follows from the seed and the step's number, so a resumed run is the unbroken one.
 
+mod attention;
 pub mod checkpoint;
 pub mod compositing;
 pub mod costs;
