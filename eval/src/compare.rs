@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{Geometry, Latents, Manifest, Picture};
 use nextclip_media::strip::{Row, Section, Strip, difference};
-use nextclip_predictor::Predictor;
+use nextclip_predictor::{PredictedClip, Predictor};
 
 use crate::clips::{Clip, Clips};
 use crate::figures::{DIFFERENCE_GAIN, groups, past};
@@ -173,18 +173,19 @@ fn predict(
     let mut whole = since.elapsed();
 
     let shape = (geometry.clip, geometry.latent_channels, geometry.latent_height(), geometry.latent_width());
-    let mut z =
+    let noise =
         Latents::from_shape_vec(shape, noise(seed, index as u64, shape.0 * shape.1 * shape.2 * shape.3))?;
+    let mut predicted = PredictedClip { latents: noise, motion: None };
     let grid = TimeGrid::new(predictor.steps(), predictor.manifest().sampler.time_shift)?;
     let mut latents = Vec::new();
     for (t, t_next) in grid.steps() {
         let since = Instant::now();
-        z = predictor.denoise(&z, t, t_next)?;
+        predicted = predictor.denoise(&predicted.latents, t, t_next)?;
         whole += note(Stage::Denoise, since, side);
-        latents.push(z.clone());
+        latents.push(predicted.latents.clone());
     }
     let since = Instant::now();
-    let pictures = predictor.render(&z)?;
+    let pictures = predictor.render(&predicted)?;
     whole += note(Stage::Decode, since, side);
     side.times[Stage::Whole as usize].push(whole);
     Ok(Predicted { latents, pictures })

@@ -39,8 +39,8 @@ impl Model for Predictor {
     }
 
     fn predict(&mut self, seed: u64, number: u64) -> Result<Vec<Picture>, Error> {
-        let latents = Predictor::predict(self, seed, number)?;
-        self.render(&latents)
+        let clip = Predictor::predict(self, seed, number)?;
+        self.render(&clip)
     }
 
     fn forget(&mut self) {

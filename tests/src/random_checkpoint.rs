@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::Context;
 use indicatif::ProgressBar;
-use nextclip_core::Geometry;
 use nextclip_core::checkpoint::{Trained, TransformerConfig, VaeConfig};
 use nextclip_core::manifest::Manifest;
+use nextclip_core::{Geometry, Motion};
 use nextclip_export::checkpoint::Storage;
 use nextclip_export::model::Checkpoint;
 use nextclip_export::random::RandomWeights;
@@ -69,6 +69,15 @@ impl RandomCheckpoint {
             force_upcast: false,
         };
         Self { transformer, vae, seed: 1 }
+    }
+
+    /// The same with motion: two candidates and a few features.
+    pub fn tiny_with_motion() -> Self {
+        let mut tiny = Self::tiny();
+        if let Some(trained) = &mut tiny.transformer.nextclip {
+            trained.motion = Some(Motion { candidates: 2, features: 3 });
+        }
+        tiny
     }
 
     /// Writes the checkpoint's files into `folder`.

@@ -3,6 +3,7 @@
 use nextclip_core::checkpoint::{TokenIds, TransformerConfig};
 use nextclip_core::position::TIMESTEP_FEATURES;
 
+use super::motion::MotionLayers;
 use crate::checkpoint::{Scope, Weight};
 use crate::onnx::Linear;
 
@@ -25,6 +26,8 @@ pub struct Transformer {
     pub llm: Llm,
     /// From hidden states to output patches.
     pub final_layer: FinalLayer,
+    /// From hidden states to motion, and on to pictures, where the model has it.
+    pub motion: Option<MotionLayers>,
 }
 
 /// Timestep features (256) -> linear, SiLU, linear -> (d).
@@ -110,6 +113,9 @@ impl Transformer {
             t_embedder: TimestepMlp::load(&root.at("t_embedder").at("mlp"), d),
             llm: Llm::load(&root.at("llm"), config, tokens),
             final_layer: FinalLayer::load(&root.at("final_layer"), d, patch * patch * channels),
+            motion: config
+                .motion()
+                .map(|sizes| MotionLayers::load(&root.at("motion"), sizes, d, patch * patch)),
         }
     }
 }

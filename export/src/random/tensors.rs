@@ -1,8 +1,12 @@
 //! The tensors of a checkpoint by name and shape, as the configuration implies them, and random values for them.
 
+use nextclip_core::Motion;
 use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
 use nextclip_core::position::{TIMESTEP_FEATURES, sine_cosine_table};
 use nextclip_core::sampler;
+
+/// Channels between the convolutions of motion's blend, as trained ones have them.
+const BLEND_CHANNELS: usize = 16;
 
 /// A tensor to make up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +78,24 @@ pub(super) fn transformer(
     add("final_layer.linear.bias", &[patch * patch * channels]);
     add("final_layer.adaLN_modulation.1.weight", &[2 * d, d]);
     add("final_layer.adaLN_modulation.1.bias", &[2 * d]);
+    if let Some(sizes) = config.motion() {
+        motion(&mut tensors, sizes, d, patch * patch);
+    }
     tensors
+}
+
+fn motion(tensors: &mut Vec<Tensor>, sizes: Motion, d: usize, cells: usize) {
+    pair(tensors, "motion.linear", &[cells * sizes.channels(), d]);
+    for (layer, [outputs, inputs]) in [
+        [BLEND_CHANNELS, sizes.blend_inputs()],
+        [BLEND_CHANNELS, BLEND_CHANNELS],
+        [sizes.sources(), BLEND_CHANNELS],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        conv(tensors, &format!("motion.blend.{layer}"), [outputs, inputs, 3]);
+    }
 }
 
 /// Every tensor of the autoencoder.

@@ -71,9 +71,12 @@ pub(super) fn predict(
         .chain(guided.then(|| ("guidance", scalar(manifest.sampler.guidance))));
     let mut predicted = run.graph(DENOISE, inputs)?.unwrap_or_default();
     let Held::F32(clip) = take(&mut predicted, "z_next")? else { return Err(VerifyError::Lost("z_next")) };
+    let motion = manifest.motion.map(|_| take(&mut predicted, "motion")).transpose()?;
 
     let shown =
-        [("latents", Held::F32(clip.clone())), ("last_frames", Held::U8(grey)), ("gate", scalar(1.0))];
+        [("latents", Held::F32(clip.clone())), ("last_frames", Held::U8(grey)), ("gate", scalar(1.0))]
+            .into_iter()
+            .chain(motion.map(|motion| ("motion", motion)));
     run.graph(DECODE, shown)?;
     Ok((clip, run.pieces))
 }

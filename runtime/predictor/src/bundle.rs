@@ -36,9 +36,10 @@ fn check_interface(manifest: &Manifest) -> Result<(), Error> {
         GraphSpecs::encode(geometry, cache).check(ENCODE, encode)?;
     }
     GraphSpecs::remember(geometry, cache).check(REMEMBER, &graphs.remember)?;
-    GraphSpecs::denoise(geometry, cache, manifest.sampler.guidance != 1.0).check(DENOISE, &graphs.denoise)?;
+    let guided = manifest.sampler.guidance != 1.0;
+    GraphSpecs::denoise(geometry, cache, guided, manifest.motion).check(DENOISE, &graphs.denoise)?;
     if let Some(decode) = &graphs.decode {
-        GraphSpecs::decode(geometry, cache).check(DECODE, decode)?;
+        GraphSpecs::decode(geometry, cache, manifest.motion).check(DECODE, decode)?;
     }
     Ok(())
 }

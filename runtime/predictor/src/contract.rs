@@ -1,7 +1,7 @@
 //! The interface of the four graphs, said once: the exporter builds to it and the predictor insists on it.
 
-use nextclip_core::Geometry;
 use nextclip_core::manifest::{CacheShape, Dtype, Graph, TensorSpec};
+use nextclip_core::{Geometry, Motion};
 
 use crate::error::Error;
 
@@ -48,28 +48,30 @@ impl GraphSpecs {
 
     /// `z` f32 (B, N, c, h, w), `t` f32 (1), `t_next` f32 (1), the cache, `slot_positions` i64 (B, C),
     /// `position` i64 (B), the clip's first, and `guidance` f32 (1) where the graph has both branches
-    /// -> `z_next` f32 (B, N, c, h, w).
-    pub fn denoise(geometry: &Geometry, cache: &CacheShape, guided: bool) -> Self {
+    /// -> `z_next` f32 (B, N, c, h, w), and `motion` f32 (B, N, m, h, w) where the model has it.
+    pub fn denoise(geometry: &Geometry, cache: &CacheShape, guided: bool, motion: Option<Motion>) -> Self {
         let clip = with_batch(cache, clip(geometry));
         let mut inputs =
             vec![spec("z", Dtype::F32, &clip), spec("t", Dtype::F32, &[1]), spec("t_next", Dtype::F32, &[1])];
         inputs.extend(history(geometry, cache));
         inputs.extend(guided.then(|| spec("guidance", Dtype::F32, &[1])));
-        Self { inputs, outputs: vec![spec("z_next", Dtype::F32, &clip)] }
+        let mut outputs = vec![spec("z_next", Dtype::F32, &clip)];
+        outputs.extend(motion.map(|motion| moving(geometry, cache, motion)));
+        Self { inputs, outputs }
     }
 
-    /// `latents` f32 (B, N, c, h, w), `last_frames` u8 (B, H, W, 3), the newest real frames, and `gate`
-    /// f32 (1), 1 to keep of them what is not predicted to change, 0 not to -> `frames` u8 (B, N, H, W, 3).
-    pub fn decode(geometry: &Geometry, cache: &CacheShape) -> Self {
+    /// `latents` f32 (B, N, c, h, w), `last_frames` u8 (B, H, W, 3), the newest real frames, `gate` f32 (1), 1 to make
+    /// pictures with their help, 0 of latents alone, and `motion` f32 (B, N, m, h, w) where the model has it
+    /// -> `frames` u8 (B, N, H, W, 3).
+    pub fn decode(geometry: &Geometry, cache: &CacheShape, motion: Option<Motion>) -> Self {
         let frames = [cache.batch, geometry.clip, geometry.height, geometry.width, 3];
-        Self {
-            inputs: vec![
-                spec("latents", Dtype::F32, &with_batch(cache, clip(geometry))),
-                spec("last_frames", Dtype::U8, &[cache.batch, geometry.height, geometry.width, 3]),
-                spec("gate", Dtype::F32, &[1]),
-            ],
-            outputs: vec![spec("frames", Dtype::U8, &frames)],
-        }
+        let mut inputs = vec![
+            spec("latents", Dtype::F32, &with_batch(cache, clip(geometry))),
+            spec("last_frames", Dtype::U8, &[cache.batch, geometry.height, geometry.width, 3]),
+            spec("gate", Dtype::F32, &[1]),
+        ];
+        inputs.extend(motion.map(|motion| moving(geometry, cache, motion)));
+        Self { inputs, outputs: vec![spec("frames", Dtype::U8, &frames)] }
     }
 
     /// Refuses a manifest's graph that has another interface than this one; observed tensors may come on top.
@@ -126,6 +128,12 @@ fn clip(geometry: &Geometry) -> Vec<usize> {
     [vec![geometry.clip], latent(geometry)].concat()
 }
 
+/// The motion of a clip: (B, N, m, h, w).
+fn moving(geometry: &Geometry, cache: &CacheShape, motion: Motion) -> TensorSpec {
+    let (h, w) = (geometry.latent_height(), geometry.latent_width());
+    spec("motion", Dtype::F32, &[cache.batch, geometry.clip, motion.channels(), h, w])
+}
+
 fn with_batch(cache: &CacheShape, shape: Vec<usize>) -> Vec<usize> {
     [vec![cache.batch], shape].concat()
 }
@@ -155,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_published_model_has_these_tensors() {
-        let denoise = GraphSpecs::denoise(&GEOMETRY, &CACHE, true);
+        let denoise = GraphSpecs::denoise(&GEOMETRY, &CACHE, true, None);
         let inputs: Vec<String> = denoise.inputs.iter().map(ToString::to_string).collect();
         assert_eq!(
             inputs,
@@ -170,11 +178,21 @@ mod tests {
                 "guidance f32[1]",
             ]
         );
+        assert_eq!(denoise.outputs.len(), 1);
         let remember = GraphSpecs::remember(&GEOMETRY, &CACHE);
         assert_eq!(remember.outputs[1].to_string(), "new_values f32[32, 1, 32, 222, 96]");
         let half = GraphSpecs::remember(&GEOMETRY, &CacheShape { element: CacheElement::F16, ..CACHE });
         assert_eq!(half.inputs[1].to_string(), "keys f16[32, 1, 32, 12432, 96]");
         assert_eq!(half.outputs[0].to_string(), "new_keys f16[32, 1, 32, 222, 96]");
+    }
+
+    #[test]
+    fn motion_goes_from_denoise_to_decode() {
+        let motion = Some(Motion { candidates: 2, features: 8 });
+        let made = GraphSpecs::denoise(&GEOMETRY, &CACHE, false, motion).outputs.pop();
+        let read = GraphSpecs::decode(&GEOMETRY, &CACHE, motion).inputs.pop();
+        assert_eq!(made, read);
+        assert_eq!(made.unwrap().to_string(), "motion f32[1, 24, 12, 22, 40]");
     }
 
     #[test]

@@ -19,6 +19,7 @@
 mod bound;
 mod bundle;
 mod cache;
+mod clip;
 mod contract;
 mod error;
 mod graph;
@@ -29,6 +30,7 @@ mod provider;
 
 pub use bundle::open as verified_manifest;
 pub use cache::CacheNumber;
+pub use clip::PredictedClip;
 pub use contract::{DECODE, DENOISE, ENCODE, GraphSpecs, OBSERVED, REMEMBER};
 pub use error::Error;
 pub use graph::{GraphSession, Input, Probe, options as session_options};

@@ -3,12 +3,15 @@
 use std::path::Path;
 
 use log::info;
-use ndarray::{Array3, ArrayView, ArrayView1, ArrayView3, ArrayViewD, Axis, Dimension, Ix3, Ix4};
+use ndarray::{
+    Array3, Array4, ArrayView, ArrayView1, ArrayView3, ArrayView4, ArrayViewD, Axis, Dimension, Ix3, Ix4,
+};
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{History, Latents, Manifest, Picture};
 
 use crate::bundle;
 use crate::cache::Cache;
+use crate::clip::PredictedClip;
 use crate::contract::{DECODE, DENOISE, ENCODE, REMEMBER};
 use crate::error::Error;
 use crate::graph::{GraphSession, Input, Probe};
@@ -39,7 +42,7 @@ pub struct Predictor {
     /// Scale for the denoise graph, where it has both branches.
     guidance: Option<f32>,
     cache: Cache,
-    /// The newest frame seen; pictures of the future keep of it what does not change.
+    /// The newest frame seen: pictures of the future are made with its help.
     last_frame: Option<Picture>,
     encode: Option<GraphSession>,
     remember: GraphSession,
@@ -153,32 +156,36 @@ impl Predictor {
     }
 
     /// One Euler step from `t` to `t_next` for a clip (N, c, h, w) that follows the remembered frames.
-    /// With `t_next` = 1 the result is the estimate of the clean clip.
-    pub fn denoise(&mut self, z: &Latents, t: f32, t_next: f32) -> Result<Latents, Error> {
+    /// With `t_next` = 1 the result is the estimate of the clean clip. Motion is that of the clean clip, wherever
+    /// the step ends.
+    pub fn denoise(&mut self, z: &Latents, t: f32, t_next: f32) -> Result<PredictedClip, Error> {
         self.check_clip(z)?;
         let z = z.as_standard_layout();
         let (t, t_next) = ([t], [t_next]);
         let guidance = self.guidance.map(|scale| [scale]);
         let scalar = |value| Input::F32(ArrayView1::from(value).into_dyn());
-        let mut inputs = vec![
-            ("z", Input::F32(z.view().insert_axis(Axis(0)).into_dyn())),
-            ("t", scalar(&t)),
-            ("t_next", scalar(&t_next)),
-        ];
+        let mut inputs = vec![("z", of_clip(z.view())), ("t", scalar(&t)), ("t_next", scalar(&t_next))];
         inputs.extend(self.cache.now());
         inputs.extend(guidance.as_ref().map(|scale| ("guidance", scalar(scale))));
-        self.denoise.run(&inputs, ["z_next"], |[z_next]| Ok(first::<_, Ix4>(z_next)?.to_owned()))
+        if self.manifest.motion.is_none() {
+            let latents = self.denoise.run(&inputs, ["z_next"], |[z_next]| clip_of(z_next))?;
+            return Ok(PredictedClip { latents, motion: None });
+        }
+        self.denoise.run(&inputs, ["z_next", "motion"], |[z_next, motion]| {
+            Ok(PredictedClip { latents: clip_of(z_next)?, motion: Some(clip_of(motion)?) })
+        })
     }
 
-    /// Denoises a clip (N, c, h, w) from noise to clean, in [`Self::steps`] steps.
-    pub fn sample(&mut self, noise: Latents) -> Result<Latents, Error> {
+    /// Denoises a clip (N, c, h, w) from noise to clean, in [`Self::steps`] steps; the last one's motion counts.
+    pub fn sample(&mut self, noise: Latents) -> Result<PredictedClip, Error> {
         let steps: Vec<_> = self.grid.steps().collect();
-        steps.into_iter().try_fold(noise, |z, (t, t_next)| self.denoise(&z, t, t_next))
+        let noise = PredictedClip { latents: noise, motion: None };
+        steps.into_iter().try_fold(noise, |clip, (t, t_next)| self.denoise(&clip.latents, t, t_next))
     }
 
-    /// Predicts the clip (N, c, h, w) that follows the remembered frames. The same seed and stream give
-    /// the same clip; `stream` is the prediction's number.
-    pub fn predict(&mut self, seed: u64, stream: u64) -> Result<Latents, Error> {
+    /// Predicts the clip that follows the remembered frames. The same seed and stream give the same clip; `stream` is
+    /// the prediction's number.
+    pub fn predict(&mut self, seed: u64, stream: u64) -> Result<PredictedClip, Error> {
         let shape = self.clip_shape();
         let noise = noise(seed, stream, shape.iter().product());
         let found = [noise.len()];
@@ -194,27 +201,57 @@ impl Predictor {
     pub fn decode(&mut self, latents: &Latents) -> Result<Vec<Picture>, Error> {
         let geometry = &self.manifest.geometry;
         let blank = Picture::zeros((geometry.height, geometry.width, 3));
-        self.pictures(latents, &blank, 0.0)
+        let still = self.motion_shape().map(Array4::zeros);
+        self.pictures(latents, still.as_ref(), &blank, 0.0)
     }
 
-    /// The pictures of a predicted clip (N, c, h, w): where nothing is predicted to change, the newest frame
-    /// that [`Self::see`] was given stays as it was. Without one, the same as [`Self::decode`].
-    pub fn render(&mut self, latents: &Latents) -> Result<Vec<Picture>, Error> {
-        let Some(last) = self.last_frame.take() else { return self.decode(latents) };
-        let pictures = self.pictures(latents, &last, 1.0);
+    /// The pictures of a predicted clip, made with the newest frame that [`Self::see`] was given: a model with motion
+    /// moves it to where it is predicted to be; of one without, what is not predicted to change stays as it was. Without
+    /// a frame, the same as [`Self::decode`].
+    pub fn render(&mut self, clip: &PredictedClip) -> Result<Vec<Picture>, Error> {
+        let Some(last) = self.last_frame.take() else { return self.decode(&clip.latents) };
+        let pictures = self.pictures(&clip.latents, clip.motion.as_ref(), &last, 1.0);
         self.last_frame = Some(last);
         pictures
     }
 
-    fn pictures(&mut self, latents: &Latents, last: &Picture, gate: f32) -> Result<Vec<Picture>, Error> {
+    /// Goes on from a predicted clip as if it had been seen; `pictures` are what [`Self::render`] made of it.
+    ///
+    /// Motion begins at the last frame of the history, so that a model with motion sees the pictures, as the published
+    /// code does. One without remembers the latents, without a way through pixels, and goes on to keep of the last real
+    /// frame what does not change.
+    pub fn follow(&mut self, clip: &PredictedClip, pictures: &[Picture]) -> Result<(), Error> {
+        self.check_clip(&clip.latents)?;
+        if self.manifest.motion.is_none() {
+            return clip.latents.outer_iter().try_for_each(|latent| self.remember(latent));
+        }
+        check("pictures of a clip", &[pictures.len()], &[self.manifest.geometry.clip])?;
+        pictures.iter().try_for_each(|picture| self.see(picture).map(drop))
+    }
+
+    fn pictures(
+        &mut self,
+        latents: &Latents,
+        motion: Option<&Array4<f32>>,
+        last: &Picture,
+        gate: f32,
+    ) -> Result<Vec<Picture>, Error> {
         self.check_clip(latents)?;
+        let nothing: &[usize] = &[];
+        check(
+            "motion of a clip",
+            motion.map_or(nothing, |motion| motion.shape()),
+            self.motion_shape().as_ref().map_or(nothing, |shape| shape),
+        )?;
         let graph = self.decode.as_mut().ok_or(Error::NoVae(DECODE))?;
         let (latents, last, gate) = (latents.as_standard_layout(), last.as_standard_layout(), [gate]);
-        let inputs = [
-            ("latents", Input::F32(latents.view().insert_axis(Axis(0)).into_dyn())),
+        let motion = motion.map(|motion| motion.as_standard_layout());
+        let mut inputs = vec![
+            ("latents", of_clip(latents.view())),
             ("last_frames", Input::U8(last.view().insert_axis(Axis(0)).into_dyn())),
             ("gate", Input::F32(ArrayView1::from(&gate).into_dyn())),
         ];
+        inputs.extend(motion.as_ref().map(|motion| ("motion", of_clip(motion.view()))));
         graph.run(&inputs, ["frames"], |[frames]| {
             Ok(first::<_, Ix4>(frames)?.outer_iter().map(|frame| frame.to_owned()).collect())
         })
@@ -223,6 +260,12 @@ impl Predictor {
     fn clip_shape(&self) -> [usize; 4] {
         let geometry = &self.manifest.geometry;
         [geometry.clip, geometry.latent_channels, geometry.latent_height(), geometry.latent_width()]
+    }
+
+    /// (N, m, h, w), of a model with motion.
+    fn motion_shape(&self) -> Option<[usize; 4]> {
+        let [frames, _, rows, columns] = self.clip_shape();
+        self.manifest.motion.map(|motion| [frames, motion.channels(), rows, columns])
     }
 
     fn check_clip(&self, clip: &Latents) -> Result<(), Error> {
@@ -244,6 +287,16 @@ fn check(what: &'static str, found: &[usize], expected: &[usize]) -> Result<(), 
         return Ok(());
     }
     Err(Error::Shape { what, found: found.into(), expected: expected.into() })
+}
+
+/// A clip (N, c, h, w) as a graph reads that of one camera.
+fn of_clip(array: ArrayView4<'_, f32>) -> Input<'_> {
+    Input::F32(array.insert_axis(Axis(0)).into_dyn())
+}
+
+/// And back.
+fn clip_of(batch: ArrayViewD<'_, f32>) -> ort::Result<Array4<f32>> {
+    Ok(first::<_, Ix4>(batch)?.to_owned())
 }
 
 /// The one camera's part of an output.
