@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use nextclip_core::Geometry;
 use nextclip_core::checkpoint::Trained;
+use nextclip_core::{Geometry, Motion};
 use nextclip_train::fit::Course;
 use nextclip_train::footage::Origin;
 use nextclip_train::optim::{Rule, Schedule, Settings};
@@ -138,6 +138,9 @@ struct PredictorArgs {
     /// Steps at the end over which the learning rate falls to zero.
     #[arg(long, default_value_t = 4000)]
     decay_steps: u64,
+    /// Train besides where things move to, which a model needs that moves the last frame's pixels.
+    #[arg(long)]
+    motion: bool,
     /// Windows a step.
     #[arg(long, default_value_t = 2)]
     batch: usize,
@@ -196,6 +199,9 @@ struct FinetuneArgs {
     /// Steps between two validations; they come with the log, every 50 steps at the most.
     #[arg(long, default_value_t = 100)]
     validate_every: u64,
+    /// Give a checkpoint that has none the motion that moves the last frame's pixels; one that has it keeps it.
+    #[arg(long)]
+    motion: bool,
     /// Windows a step.
     #[arg(long, default_value_t = 2)]
     batch: usize,
@@ -289,6 +295,7 @@ impl FinetuneArgs {
             out: self.out,
             origins: self.video,
             lora: self.lora,
+            motion: self.motion.then_some(Motion::DEFAULT),
             batch: self.batch,
             pool: self.pool,
             pure_noise: self.pure_noise,
@@ -387,6 +394,7 @@ impl PredictorArgs {
             config: transformer::small_config(),
             geometry,
             lora: None,
+            motion: self.motion.then_some(Motion::DEFAULT),
             batch: self.batch,
             frames,
             longest_stride: self.longest_stride,
@@ -398,7 +406,7 @@ impl PredictorArgs {
             device,
         };
         let params = train_predictor::train(&plan, &vae_config, &vae_params)?;
-        let trained = Trained { geometry, name: self.name, steps: self.steps, motion: None };
+        let trained = Trained { geometry, name: self.name, steps: self.steps, motion: plan.motion };
         checkpoint::save_transformer(&self.checkpoint, &plan.config, trained, &params, Kind::Half)?;
         checkpoint::save_vae(&self.checkpoint, &vae_config, &vae_params, Kind::Half)?;
         announce(&self.checkpoint);

@@ -8,8 +8,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use nextclip_core::checkpoint::{Trained, TransformerConfig, VaeConfig};
-use nextclip_core::{Geometry, sampler};
+use nextclip_core::checkpoint::Trained;
+use nextclip_core::{Geometry, Motion, sampler};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -18,12 +18,12 @@ use crate::checkpoint;
 use crate::fit::{Course, fit};
 use crate::footage::{self, Origin};
 use crate::gradients;
+use crate::model::Model;
 use crate::params::Params;
 use crate::pool::{Pool, Wanted};
-use crate::train_predictor::{HISTORY_T_MIN, noised, shortest};
-use crate::transformer::{Sequence, Transformer};
+use crate::train_predictor::{HISTORY_T_MIN, is_motions, noised, shortest};
 use crate::vae::Vae;
-use crate::validation::{Validation, keep_unchanged};
+use crate::validation::Validation;
 
 /// What the user chose.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Plan {
     pub origins: Vec<Origin>,
     /// Rank of low-rank changes to the predictor; all of its weights without.
     pub lora: Option<i64>,
+    /// Sizes of the motion that a checkpoint without gets.
+    pub motion: Option<Motion>,
     /// Windows a step.
     pub batch: usize,
     /// Clips of generated scenes held in memory, where they are a source.
@@ -60,6 +62,9 @@ const DECODER_WEIGHT: f64 = 0.3;
 const LATENT_WEIGHT: f64 = 0.3;
 /// Weight of plain reconstruction, which the decoder must not forget.
 const RECONSTRUCTION_WEIGHT: f64 = 0.2;
+/// Weight of the motion's distance from the true one, which generated scenes know: pictures alone say where a thing came
+/// from only once it is nearly found.
+const MOTION_WEIGHT: f64 = 0.5;
 /// Added to a frame's mean squared error on the scale of [-1, 1] before its logarithm: 40 dB. A frame that is better
 /// has little more to gain.
 const PIXEL_FLOOR: f64 = 4e-4;
@@ -71,11 +76,11 @@ pub fn run(plan: &Plan) -> Result<()> {
     let name = plan.out.file_name().context("the checkpoint's folder needs a name")?;
     let (config, trained) = checkpoint::load_transformer_config(&plan.checkpoint)?;
     let (vae_config, vae) = checkpoint::load_vae(&plan.checkpoint, plan.compute, plan.device)?;
-    let model = Model { config, vae: vae_config, geometry: trained.geometry, device: plan.device };
+    let motion = trained.motion.or(plan.motion);
+    let model = Model { config, vae: vae_config, geometry: trained.geometry, motion, device: plan.device };
 
-    let mut params =
-        Params::new(&crate::transformer::specs(&model.config, &model.geometry), 0, plan.compute, plan.device);
-    params.assign(&checkpoint::load_transformer(&plan.checkpoint)?)?;
+    let mut params = Params::new(&model.specs(), plan.seed, plan.compute, plan.device);
+    params.assign_but_new(&checkpoint::load_transformer(&plan.checkpoint)?, is_motions)?;
     if let Some(rank) = plan.lora {
         params.add_lora(rank, plan.seed);
     }
@@ -86,29 +91,11 @@ pub fn run(plan: &Plan) -> Result<()> {
     let trained = Trained {
         name: name.to_string_lossy().into_owned(),
         steps: trained.steps + plan.course.steps,
+        motion,
         ..trained
     };
     checkpoint::save_transformer(&plan.out, &model.config, trained, &transformer, Kind::Half)?;
     checkpoint::save_vae(&plan.out, &model.vae, &vae, Kind::Half)
-}
-
-/// Sizes of what is trained.
-#[derive(Debug)]
-struct Model {
-    config: TransformerConfig,
-    vae: VaeConfig,
-    geometry: Geometry,
-    device: Device,
-}
-
-impl Model {
-    fn transformer<'a>(&'a self, params: &'a Params) -> Result<Transformer<'a>> {
-        Ok(Transformer::new(&self.config, &self.geometry, params, self.device)?)
-    }
-
-    fn vae<'a>(&'a self, params: &'a Params) -> Vae<'a> {
-        Vae::new(&self.vae, params)
-    }
 }
 
 fn is_encoders(name: &str) -> bool {
@@ -122,16 +109,20 @@ fn is_autoencoders(name: &str) -> bool {
 fn train(plan: &Plan, model: &Model, mut params: Params) -> Result<Params> {
     params.freeze_unless(|name| !is_encoders(name));
     let Geometry { history, clip, .. } = model.geometry;
-    let wanted =
-        Wanted { scenes: plan.pool, frames: history + 2 * clip, shortest: shortest(&model.geometry) };
+    let wanted = Wanted {
+        scenes: plan.pool,
+        frames: history + 2 * clip,
+        shortest: shortest(&model.geometry),
+        motion: None,
+    };
     let pool = Pool::of_pictures(&plan.origins, &model.geometry, &wanted)?;
-    let validation =
-        Validation::new(&plan.origins, &model.geometry, plan.seed, &model.vae(&params), plan.device)?;
+    let vae = Vae::new(&model.vae, &params);
+    let validation = Validation::new(&plan.origins, model, plan.seed, &vae)?;
     let gradients = |params: &Params, step| {
-        let windows = Window::draw(plan, &model.geometry, &pool, step);
+        let windows = Window::draw(plan, model, &pool, step);
         gradients::of_parts(params, windows, |params, window| window.loss(plan, model, params))
     };
-    let validate = |params: &Params| Ok(validation.gain_db(&model.transformer(params)?, &model.vae(params)));
+    let validate = |params: &Params| Ok(validation.gain_db(&model.with(params, params)?));
     fit("finetune", &plan.course, params, gradients, validate)
 }
 
@@ -140,6 +131,8 @@ fn train(plan: &Plan, model: &Model, mut params: Params) -> Result<Params> {
 struct Window {
     /// (F, H, W, 3)
     pictures: Tensor,
+    /// Where the pixels of the last N frames were in the last frame before them, (N, 2, H, W), where that is known.
+    sources: Option<Tensor>,
     /// Whether the first N frames to come are predicted, and those after them learned from.
     onward: bool,
     rng: ChaCha8Rng,
@@ -149,78 +142,97 @@ struct Window {
 
 impl Window {
     /// The windows of step `step`; the same for the same seed, whatever ran before.
-    fn draw(plan: &Plan, geometry: &Geometry, pool: &Pool, step: u64) -> Vec<Self> {
-        let &Geometry { history, clip, .. } = geometry;
+    fn draw(plan: &Plan, model: &Model, pool: &Pool, step: u64) -> Vec<Self> {
+        let Geometry { history, clip, .. } = model.geometry;
+        let moving = model.motion.is_some();
         let window = |index: u64| {
             let stream = step * plan.batch as u64 + index;
             let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0x9011_5b1e);
             rng.set_stream(stream);
             let wanted = history + if rng.random_bool(plan.own_past) { 2 * clip } else { clip };
-            let pictures = pool.draw(&mut rng, 1, wanted, 1).squeeze_dim(0).to_device(plan.device);
-            let pictures = if rng.random() { pictures.flip([2]) } else { pictures };
-            let found = pictures.size()[0] as usize;
+            let drawn = pool.draw(&mut rng, 1, wanted, 1).remove(0);
+            let found = drawn.frames.size()[0] as usize;
             let onward = found == history + 2 * clip;
             let frames = if onward { found } else { found.min(history + clip) };
-            Self { pictures: pictures.narrow(0, 0, frames as i64), onward, rng, seed: plan.seed, stream }
+            let pictures = drawn.frames.narrow(0, 0, frames as i64);
+            let sources = drawn.traces.filter(|_| moving).map(|traces| {
+                let (past, future) = traces[..frames].split_at(frames - clip);
+                footage::sources(past[past.len() - 1], future)
+            });
+            let window = Self { pictures, sources, onward, rng, seed: plan.seed, stream };
+            window.mirrored_by_chance().to_device(plan.device)
         };
         (0..plan.batch as u64).map(window).collect()
+    }
+
+    fn mirrored_by_chance(mut self) -> Self {
+        if self.rng.random() {
+            self.pictures = self.pictures.flip([2]);
+            let other_way = Tensor::from_slice(&[-1.0_f32, 1.0]).reshape([1, 2, 1, 1]);
+            self.sources = self.sources.map(|moved| moved.flip([3]) * other_way);
+        }
+        self
+    }
+
+    fn to_device(mut self, device: Device) -> Self {
+        self.pictures = self.pictures.to_device(device);
+        self.sources = self.sources.map(|moved| moved.to_device(device));
+        self
     }
 
     /// Sum of the logarithms of mean squared errors, each frame with equal weight: a decibel of a quiet frame counts
     /// as much as one of a lively frame.
     fn loss(mut self, plan: &Plan, model: &Model, params: &Params) -> Result<Tensor> {
-        let (transformer, vae) = (model.transformer(params)?, model.vae(params));
+        let model_at_work = model.with(params, params)?;
         let (most, clip) = (model.geometry.history as i64, model.geometry.clip as i64);
         let frames = footage::normalised(&self.pictures);
         let count = frames.size()[0];
-        let latents = tch::no_grad(|| vae.encode(&frames)).unsqueeze(0); // (1, F, c, h, w)
+        let all = tch::no_grad(|| model_at_work.see(&frames));
+        let latents = &all.latents; // (1, F, c, h, w)
         let seen = count - if self.onward { 2 * clip } else { clip };
 
-        let mut past = latents.narrow(1, 0, seen);
+        let mut past = all.narrow(0, seen);
+        let mut last = frames.narrow(0, seen - 1, 1).unsqueeze(0); // (1, 1, 3, H, W)
         if self.onward {
             let noise = self.noise(&latents.narrow(1, seen, clip), 2);
-            let own = tch::no_grad(|| estimate(&transformer, &past, &noise, 0.0));
-            past = Tensor::cat(&[past, own], 1);
-            past = past.narrow(1, (seen + clip - most).max(0), (seen + clip).min(most));
+            (past, last) = tch::no_grad(|| model_at_work.continued(&past, &last, &noise));
+            past = past.narrow((seen + clip - most).max(0), (seen + clip).min(most));
         }
-        let history = past.size()[1];
+        let history = past.latents.size()[1];
         let t_in: Vec<f32> =
             (0..history).map(|_| self.rng.random_range(HISTORY_T_MIN..=1.0) as f32).collect();
         let t_in = Tensor::from_slice(&t_in).unsqueeze(0).to_device(plan.device);
-        past = noised(&past, &self.noise(&past, 1), &t_in);
+        past.latents = noised(&past.latents, &self.noise(&past.latents, 1), &t_in);
 
         let x1 = latents.narrow(1, count - clip, clip);
         let time = if self.rng.random_bool(plan.pure_noise) { 0.0 } else { self.rng.random::<f32>() };
         let t = Tensor::full([1, clip], f64::from(time), (Kind::Float, plan.device));
         let z = noised(&x1, &self.noise(&x1, 0), &t);
-        let estimate = estimate(&transformer, &past, &z, time);
+        let estimate = model_at_work.estimate(&past, &z, time);
+        let pictures = model_at_work.pictures(&estimate, &last);
+        let truth = frames.narrow(0, count - clip, clip);
 
         // One real frame is rebuilt beside the predicted ones.
-        let rebuilt = self.rng.random_range(count - clip..count);
-        let decoded =
-            vae.decode(&Tensor::cat(&[estimate.squeeze_dim(0), latents.get(0).narrow(0, rebuilt, 1)], 0));
-        let predicted = decoded.narrow(0, 0, clip);
-        let truth = frames.narrow(0, count - clip, clip);
-        let last = frames.narrow(0, seen - 1, 1).unsqueeze(0);
-        let shown = keep_unchanged(&predicted.unsqueeze(0), &last).squeeze_dim(0);
-        Ok(log_mse(&(shown - &truth), PIXEL_FLOOR)
-            + log_mse(&(predicted - truth), PIXEL_FLOOR) * DECODER_WEIGHT
-            + log_mse(&(estimate - x1).squeeze_dim(0), LATENT_FLOOR) * LATENT_WEIGHT
-            + log_mse(&(decoded.narrow(0, clip, 1) - frames.narrow(0, rebuilt, 1)), PIXEL_FLOOR)
-                * RECONSTRUCTION_WEIGHT)
+        let real = self.rng.random_range(count - clip..count);
+        let rebuilt = model_at_work.vae.decode(&latents.get(0).narrow(0, real, 1));
+        let moved = match (&estimate.motion, &self.sources) {
+            (Some(motion), Some(truth)) => {
+                let newest = motion.select(1, motion.size()[1] - 1);
+                model_at_work.compositor.source_error(&newest, &truth.unsqueeze(0)) * MOTION_WEIGHT
+            }
+            _ => Tensor::zeros([], (Kind::Float, plan.device)),
+        };
+        Ok(moved
+            + log_mse(&(pictures.shown.squeeze_dim(0) - &truth), PIXEL_FLOOR)
+            + log_mse(&(pictures.decoded.squeeze_dim(0) - truth), PIXEL_FLOOR) * DECODER_WEIGHT
+            + log_mse(&(estimate.x1 - x1).squeeze_dim(0), LATENT_FLOOR) * LATENT_WEIGHT
+            + log_mse(&(rebuilt - frames.narrow(0, real, 1)), PIXEL_FLOOR) * RECONSTRUCTION_WEIGHT)
     }
 
     fn noise(&self, like: &Tensor, purpose: u64) -> Tensor {
         let values = sampler::noise(self.seed, 3 * self.stream + purpose, like.numel());
         Tensor::from_slice(&values).reshape(like.size()).to_device(like.device())
     }
-}
-
-/// The model's x1 of the clip `z` (1, N, c, h, w) at timestep `t` after `past` (1, H, c, h, w).
-fn estimate(model: &Transformer<'_>, past: &Tensor, z: &Tensor, t: f32) -> Tensor {
-    let (history, clip) = (past.size()[1], z.size()[1]);
-    let t = Tensor::full([1, clip], f64::from(t), (Kind::Float, z.device()));
-    model.forward(&Sequence { noisy: z, clean: past, t: &t, clip_sizes: &[history as usize, clip as usize] })
 }
 
 /// Mean over frames (n, c, h, w) of the logarithm of their mean square plus `floor`.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::{Result, ensure};
 use nextclip_core::{Geometry, Picture};
 use nextclip_media::Fit;
-use nextclip_scenes::Split;
+use nextclip_scenes::{Split, Trace};
 use tch::{Kind, Tensor};
 
 /// Where pictures come from, and how often they are drawn.
@@ -96,6 +96,31 @@ pub fn stretches(
             Ok(Box::new(found.into_iter()))
         }
     }
+}
+
+/// Where things are in each frame of a generated clip, as [`stretches`] gives it for this seed.
+pub fn scene_traces(part: Split, seed: u64, geometry: &Geometry, shortest: usize) -> Vec<Trace> {
+    let &Geometry { width, height, frame_interval_ms, .. } = geometry;
+    let interval_s = f64::from(frame_interval_ms) / 1e3;
+    nextclip_scenes::traces(part, seed, width, height, SCENE_CLIP_FRAMES.max(shortest), interval_s)
+}
+
+/// Where every `stride`-th pixel of `from` is at the moments `to`, (n, 2, H / stride, W / stride), x then y in pixels; NaN
+/// where nobody can see it.
+pub fn displacements(from: &Trace, to: &[&Trace], stride: usize) -> Tensor {
+    Tensor::stack(&to.iter().map(|to| displacement(from, to, stride)).collect::<Vec<_>>(), 0)
+}
+
+/// Where the pixels of `later` moments were at the moment `last`, (n, 2, H, W); the same of NaN.
+pub fn sources(last: &Trace, later: &[&Trace]) -> Tensor {
+    Tensor::stack(&later.iter().map(|later| displacement(later, last, 1)).collect::<Vec<_>>(), 0)
+}
+
+fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {
+    let found = from.displacements_to(to, stride);
+    let (rows, columns, axes) = found.dim();
+    let values: Vec<f32> = found.iter().copied().collect();
+    Tensor::from_slice(&values).reshape([rows as i64, columns as i64, axes as i64]).permute([2, 0, 1])
 }
 
 /// Pictures to one tensor (n, H, W, 3), 8 bit.

@@ -5,11 +5,14 @@
 //! randomness of a step follows from the seed and the step's number, so a resumed run is the unbroken one.
 
 pub mod checkpoint;
+pub mod compositing;
+pub mod costs;
 mod curve;
 pub mod finetune;
 pub mod fit;
 pub mod footage;
 pub mod gradients;
+pub mod model;
 pub mod optim;
 pub mod params;
 pub mod pool;

@@ -169,6 +169,21 @@ impl Params {
         self.len() == 0
     }
 
+    /// Like [`Self::assign`], but tensors whose name `may_be_new` accepts stay as they are where `source` has none of them.
+    pub fn assign_but_new(
+        &mut self,
+        source: &BTreeMap<String, Tensor>,
+        may_be_new: impl Fn(&str) -> bool,
+    ) -> Result<()> {
+        let mut source: BTreeMap<_, _> =
+            source.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+        if !source.keys().any(|name| may_be_new(name)) {
+            let new = self.iter().filter(|(name, _)| may_be_new(name));
+            source.extend(new.map(|(name, tensor)| (name.to_owned(), tensor.detach().copy())));
+        }
+        self.assign(&source)
+    }
+
     /// Overwrites every tensor from `source`, which must have exactly these names and shapes.
     pub fn assign(&mut self, source: &BTreeMap<String, Tensor>) -> Result<()> {
         for (name, tensor) in &mut self.tensors {

@@ -4,18 +4,21 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
-use nextclip_core::{Geometry, sampler};
+use nextclip_core::{Geometry, Motion, sampler};
+use nextclip_scenes::Trace;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint;
+use crate::compositing::motion_error;
 use crate::fit::{Course, fit};
-use crate::footage::Origin;
+use crate::footage::{self, Origin};
 use crate::gradients;
+use crate::model::Model;
 use crate::params::Params;
-use crate::pool::{Pool, Wanted};
-use crate::transformer::{self, Sequence, Transformer};
+use crate::pool::{Pool, Wanted, stacked};
+use crate::transformer::{Sequence, Transformer};
 use crate::vae::Vae;
 use crate::validation::Validation;
 
@@ -34,6 +37,8 @@ pub struct Plan {
     pub geometry: Geometry,
     /// Rank of the low-rank changes that are trained instead of the weights.
     pub lora: Option<i64>,
+    /// Sizes of the motion that is trained beside the latents.
+    pub motion: Option<Motion>,
     /// Windows a step.
     pub batch: usize,
     /// Frames of a window, where the footage has as many; at least a clip and a frame before it.
@@ -54,6 +59,10 @@ pub struct Plan {
     pub device: Device,
 }
 
+/// Weight of the motion's error, log(1 + pixels), beside the latents' mean square.
+const MOTION_WEIGHT: f64 = 0.3;
+/// Every so many pixels, along both axes, a point is followed.
+const POINT_STRIDE: usize = 4;
 /// History is trained slightly noised: its timestep is uniform from here to 1.
 pub(crate) const HISTORY_T_MIN: f64 = 0.9;
 /// Frames that a window holds before its last clip, at the least, where the footage is shorter than a window.
@@ -67,54 +76,79 @@ pub(crate) fn shortest(geometry: &Geometry) -> usize {
 /// Trains, or goes on. Returns the weights' average, or, with patience, the best.
 pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params> {
     let config = &plan.config;
-    let specs = transformer::specs(config, &plan.geometry);
-    let mut params = Params::new(&specs, plan.seed, plan.compute, plan.device);
+    let model = Model {
+        config: config.clone(),
+        vae: vae_config.clone(),
+        geometry: plan.geometry,
+        motion: plan.motion,
+        device: plan.device,
+    };
+    let mut params = Params::new(&model.specs(), plan.seed, plan.compute, plan.device);
     if let Some(from) = &plan.from {
-        params.assign(&checkpoint::load_transformer(from)?)?;
+        params.assign_but_new(&checkpoint::load_transformer(from)?, is_motions)?;
     }
     if let Some(rank) = plan.lora {
         params.add_lora(rank, plan.seed);
     }
-    let vae = Vae::new(vae_config, vae);
-    let wanted = Wanted { scenes: plan.pool, frames: plan.frames, shortest: shortest(&plan.geometry) };
+    let (vae, encoder) = (vae, Vae::new(vae_config, vae));
+    let wanted = Wanted {
+        scenes: plan.pool,
+        frames: plan.frames,
+        shortest: shortest(&plan.geometry),
+        motion: plan.motion,
+    };
     let path = plan.course.dir.join("predictor.latents.safetensors");
-    let pool = Pool::open(&path, &plan.origins, &plan.geometry, &wanted, &vae, plan.device)?;
-    let validation = Validation::new(&plan.origins, &plan.geometry, plan.seed, &vae, plan.device)?;
+    let pool = Pool::open(&path, &plan.origins, &plan.geometry, &wanted, &encoder, plan.device)?;
+    let validation = Validation::new(&plan.origins, &model, plan.seed, &encoder)?;
     let gradients = |params: &Params, step| {
         gradients::of_parts(params, Part::draw(plan, &pool, step), |params, part| {
-            Ok(part.batch(plan).loss(&Transformer::new(config, &plan.geometry, params, plan.device)?))
+            Ok(part.batch(plan).loss(&model.transformer(params)?))
         })
     };
-    let validate = |params: &Params| {
-        Ok(validation.gain_db(&Transformer::new(config, &plan.geometry, params, plan.device)?, &vae))
-    };
+    let validate = |params: &Params| Ok(validation.gain_db(&model.with(params, vae)?));
     let mut params = fit("predictor", &plan.course, params, gradients, validate)?;
     params.merge_lora();
     Ok(params)
 }
 
+/// Whether a tensor belongs to the motion that a model may have besides.
+pub(crate) fn is_motions(name: &str) -> bool {
+    name.starts_with("motion.")
+}
+
 /// The windows of a step that are computed together: one on a CPU, all of them on a GPU.
 #[derive(Debug)]
-struct Part {
+struct Part<'a> {
     /// (B, F, c, h, w)
     x1: Tensor,
+    /// Cost volumes, (B, F, costs, h, w), where motion is trained.
+    costs: Option<Tensor>,
+    /// Where things are in every window, where that is known.
+    traces: Vec<Option<Vec<&'a Trace>>>,
     rng: ChaCha8Rng,
     stream: u64,
 }
 
-impl Part {
+impl<'a> Part<'a> {
     /// The parts of step `step`; the same for the same seed, whatever ran before.
-    fn draw(plan: &Plan, pool: &Pool, step: u64) -> Vec<Self> {
+    fn draw(plan: &Plan, pool: &'a Pool, step: u64) -> Vec<Self> {
         let (parts, windows) = if plan.device.is_cuda() { (1, plan.batch) } else { (plan.batch, 1) };
         let part = |index: u64| {
             let stream = step * parts as u64 + index;
             let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0x5eed_ba7c);
             rng.set_stream(stream);
-            let x1 = pool
-                .draw(&mut rng, windows, plan.frames, plan.longest_stride)
-                .to_kind(Kind::Float)
-                .to_device(plan.device);
-            Self { x1, rng, stream }
+            let windows = pool.draw(&mut rng, windows, plan.frames, plan.longest_stride);
+            let x1 = stacked(&windows).to_kind(Kind::Float).to_device(plan.device);
+            let costs: Option<Vec<&Tensor>> = windows.iter().map(|window| window.costs.as_ref()).collect();
+            let costs = costs.map(|costs| {
+                let costs = Tensor::stack(&costs, 0).to_device(plan.device);
+                // A frame after a gap has nothing before it.
+                if rng.random() {
+                    drop(costs.narrow(1, 0, 1).zero_())
+                }
+                costs
+            });
+            Self { x1, costs, traces: windows.into_iter().map(|window| window.traces).collect(), rng, stream }
         };
         (0..parts as u64).map(part).collect()
     }
@@ -122,8 +156,34 @@ impl Part {
     fn batch(mut self, plan: &Plan) -> Batch {
         let clip_sizes = random_partition(&mut self.rng, self.x1.size()[1] as usize, plan.geometry.clip);
         let first = self.rng.random_bool(plan.unconditional);
+        let history = self.x1.size()[1] as usize - clip_sizes[clip_sizes.len() - 1];
+        let moved = plan.motion.map(|_| self.moved(history, plan));
         let batch = Batch::new(&self.x1, clip_sizes, plan.pure_noise, &mut self.rng, plan.seed, self.stream);
+        let costs = self.costs.map(|costs| costs.narrow(1, 0, history as i64));
+        let batch = Batch { moved, costs, ..batch };
         if first { batch } else { batch.without_first() }
+    }
+
+    /// Where points of `history` clean frames are in the N frames after each, (B, H, N, 2, rows, columns), x then y in
+    /// pixels; NaN where that is not known.
+    fn moved(&self, history: usize, plan: &Plan) -> Tensor {
+        let Geometry { height, width, clip, .. } = plan.geometry;
+        let (rows, columns) = ((height / POINT_STRIDE) as i64, (width / POINT_STRIDE) as i64);
+        let nowhere = Tensor::full([1, 2, rows, columns], f64::NAN, (Kind::Float, Device::Cpu));
+        let of_frame = |traces: &[&Trace]| {
+            let known = &traces[1..traces.len().min(1 + clip)];
+            let mut found: Vec<Tensor> =
+                known.iter().map(|to| footage::displacements(traces[0], &[to], POINT_STRIDE)).collect();
+            found.resize_with(clip, || nowhere.shallow_clone());
+            Tensor::cat(&found, 0)
+        };
+        let of_window = |traces: &Option<Vec<&Trace>>| match traces {
+            Some(traces) => {
+                Tensor::stack(&(0..history).map(|frame| of_frame(&traces[frame..])).collect::<Vec<_>>(), 0)
+            }
+            None => nowhere.expand([history as i64, clip as i64, 2, rows, columns], false),
+        };
+        Tensor::stack(&self.traces.iter().map(of_window).collect::<Vec<_>>(), 0).to_device(plan.device)
     }
 }
 
@@ -135,6 +195,10 @@ pub struct Batch {
     clean: Tensor,
     t: Tensor,
     clip_sizes: Vec<usize>,
+    /// Where points of the clean frames go, where motion is trained; see [`Part::moved`].
+    moved: Option<Tensor>,
+    /// Cost volumes of the clean frames, where motion is trained.
+    costs: Option<Tensor>,
 }
 
 impl Batch {
@@ -177,18 +241,25 @@ impl Batch {
         let past = x1.narrow(1, 0, history);
         let clean = noised(&past, &noise(2 * stream + 1, &past), &t_in);
         let noisy = noised(x1, &noise(2 * stream, x1), &t);
-        Self { x1: x1.shallow_clone(), noisy, clean, t, clip_sizes }
+        Self { x1: x1.shallow_clone(), noisy, clean, t, clip_sizes, moved: None, costs: None }
     }
 
-    /// Mean squared error of the x1 estimates, every noisy frame with equal weight.
+    /// Mean squared error of the x1 estimates, every noisy frame with equal weight, and the error of the motion.
     pub fn loss(&self, model: &Transformer<'_>) -> Tensor {
         let estimate = model.forward(&Sequence {
             noisy: &self.noisy,
             clean: &self.clean,
+            costs: self.costs.as_ref(),
             t: &self.t,
             clip_sizes: &self.clip_sizes,
         });
-        (estimate - &self.x1).square().mean(Kind::Float)
+        let loss = (estimate.x1 - &self.x1).square().mean(Kind::Float);
+        match (model.motion(), estimate.motion, &self.moved) {
+            (Some(sizes), Some(motion), Some(moved)) => {
+                loss + motion_error(&sizes, &motion, moved, model.pixels_per_cell()) * MOTION_WEIGHT
+            }
+            _ => loss,
+        }
     }
 }
 

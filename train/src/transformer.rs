@@ -4,10 +4,10 @@
 //! a block stands, all clean blocks come first here, and each clip attends to just the keys that its mask
 //! leaves: half the work of one masked sequence, the same result (a test holds it against the mask).
 
-use nextclip_core::Geometry;
 use nextclip_core::checkpoint::{TokenIds, TransformerConfig};
 use nextclip_core::position::{self, Rotary, TableTooSmall};
 use nextclip_core::sequence::{self, Block, Role};
+use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
 use crate::params::{Init, Params, Scope, Spec};
@@ -15,6 +15,8 @@ use crate::params::{Init, Params, Scope, Spec};
 /// Side of the position table in a new checkpoint, in patches: frames up to 512 pixels.
 const TABLE_SIDE: usize = 32;
 const FINAL_NORM_EPS: f64 = 1e-6;
+/// Hidden channels of the stem.
+const STEM_WIDTH: usize = 96;
 
 /// Rows of the three special tokens in a checkpoint that nextclip trains.
 pub const TOKEN_IDS: TokenIds = TokenIds { img: 0, img_end: 1, diffusion: 2 };
@@ -38,7 +40,8 @@ pub fn small_config() -> TransformerConfig {
     }
 }
 
-/// Every tensor of the transformer. Layers that write to the residual stream, and the output, start small.
+/// Every tensor of the transformer, but those of [`motion_specs`]. Layers that write to the residual stream, and the
+/// output, start small.
 pub fn specs(config: &TransformerConfig, geometry: &Geometry) -> Vec<Spec> {
     let (d, ff) = (config.hidden_size, config.intermediate_size);
     let patch = [d, geometry.latent_channels, geometry.patch, geometry.patch];
@@ -85,6 +88,33 @@ pub fn specs(config: &TransformerConfig, geometry: &Geometry) -> Vec<Spec> {
     specs
 }
 
+/// What a model with motion has besides: a stem that reads cost volumes, and the layer that says where cells go. Both start small: what moves, moves little at first.
+pub fn motion_specs(config: &TransformerConfig, geometry: &Geometry, motion: &Motion) -> Vec<Spec> {
+    let (d, p) = (config.hidden_size, geometry.patch);
+    let mut specs = Vec::new();
+    let mut add = |name: &str, shape: &[usize], std: f64| {
+        let shape: Vec<i64> = shape.iter().map(|&side| side as i64).collect();
+        let bias = Spec { name: format!("motion.{name}.bias"), shape: vec![shape[0]], init: Init::Zeros };
+        specs.push(Spec { name: format!("motion.{name}.weight"), shape, init: Init::Normal(std) });
+        specs.push(bias);
+    };
+    let he = |inputs: usize| (2.0 / inputs as f64).sqrt();
+    add("stem.0", &[STEM_WIDTH, motion.costs(), 3, 3], he(9 * motion.costs()));
+    add("stem.1", &[STEM_WIDTH, STEM_WIDTH, 3, 3], he(9 * STEM_WIDTH));
+    add("stem.2", &[d, STEM_WIDTH, p, p], 0.3 * he(p * p * STEM_WIDTH));
+    add("linear", &[p * p * geometry.clip * motion.channels(), d], 0.02);
+    specs
+}
+
+/// What a pass gives for the noisy frames, single precision.
+#[derive(Debug)]
+pub struct Estimate {
+    /// Clean latents, (B, F', c, h, w).
+    pub x1: Tensor,
+    /// Where the cells of the clean frames go in the N frames after each, (B, H, N, m, h, w), where the model says so.
+    pub motion: Option<Tensor>,
+}
+
 /// What a pass reads.
 #[derive(Debug)]
 pub struct Sequence<'a> {
@@ -93,6 +123,8 @@ pub struct Sequence<'a> {
     pub noisy: &'a Tensor,
     /// Clean (slightly noised) latents of all frames but the last clip's, (B, F - last clip, c, h, w).
     pub clean: &'a Tensor,
+    /// Cost volumes of the clean frames, (B, F - last clip, costs, h, w), which a model with motion reads.
+    pub costs: Option<&'a Tensor>,
     /// Timestep of every noisy frame, (B, F').
     pub t: &'a Tensor,
     /// Sizes of the clips, in frames; their sum is F.
@@ -105,6 +137,7 @@ pub struct Transformer<'a> {
     config: &'a TransformerConfig,
     geometry: &'a Geometry,
     params: &'a Params,
+    motion: Option<Motion>,
     /// Indices into the position table, (S).
     patches: Tensor,
     device: Device,
@@ -120,11 +153,33 @@ impl<'a> Transformer<'a> {
     ) -> Result<Self, TableTooSmall> {
         let rows = position::centre_crop(geometry.token_rows(), geometry.token_columns(), TABLE_SIDE)?;
         let rows: Vec<i64> = rows.into_iter().map(|row| row as i64).collect();
-        Ok(Self { config, geometry, params, patches: Tensor::from_slice(&rows).to_device(device), device })
+        Ok(Self {
+            config,
+            geometry,
+            params,
+            motion: None,
+            patches: Tensor::from_slice(&rows).to_device(device),
+            device,
+        })
     }
 
-    /// Estimates of the clean latents of the noisy frames, (B, F', c, h, w), single precision.
-    pub fn forward(&self, sequence: &Sequence<'_>) -> Tensor {
+    /// The same model with the motion that `params` have the tensors of.
+    pub fn with_motion(self, motion: Option<Motion>) -> Self {
+        Self { motion, ..self }
+    }
+
+    /// Sizes of the motion, where there is one.
+    pub fn motion(&self) -> Option<Motion> {
+        self.motion
+    }
+
+    /// Pixels along an axis that a latent's cell stands for.
+    pub fn pixels_per_cell(&self) -> f64 {
+        self.geometry.vae_scale as f64
+    }
+
+    /// Estimates of the noisy frames, and where the cells of the clean ones go.
+    pub fn forward(&self, sequence: &Sequence<'_>) -> Estimate {
         let root = self.params.root();
         let (batch, frames) = (sequence.noisy.size()[0], sequence.noisy.size()[1]);
         let history = sequence.clean.size()[1];
@@ -138,7 +193,10 @@ impl<'a> Transformer<'a> {
         };
         let clean = {
             let [open, close] = [TOKEN_IDS.img, TOKEN_IDS.img_end].map(|id| self.special(id, batch, history));
-            let patches = self.embed("input_x_embedder", sequence.clean);
+            let mut patches = self.embed("input_x_embedder", sequence.clean);
+            if let (Some(_), Some(costs)) = (self.motion, sequence.costs) {
+                patches += self.stem(costs);
+            }
             Tensor::cat(&[open, patches, close], 2) // (B, H, L, d)
         };
         let clean_tokens = history * self.block();
@@ -155,13 +213,38 @@ impl<'a> Transformer<'a> {
         let angles = self.angles(history, skipped, frames);
         let last = self.config.num_hidden_layers - 1;
         for i in 0..=last {
-            // Nobody reads the last layer's history: of it only keys and values are needed.
-            let skip = if i == last { clean_tokens } else { 0 };
+            // But for motion nobody reads the last layer's history: of it only keys and values are needed.
+            let skip = if i == last && self.motion.is_none() { clean_tokens } else { 0 };
             x = self.layer(&root.pp("llm.layers").pp(i), &x, skip, &layout, &angles);
         }
         let x = self.rms_norm(&root.pp("llm.norm"), &x);
-        let x = x.reshape([batch, frames, self.block(), -1]).narrow(2, 2, self.block() - 2); // (B, F, S, d)
-        self.final_layer(&x, &features)
+        let tokens = x.size()[1];
+        let blocks = |first: i64, frames: i64, offset: i64| {
+            let part = x.narrow(1, first, frames * self.block()).reshape([batch, frames, self.block(), -1]);
+            part.narrow(2, offset, self.block() - 2) // (B, F, S, d)
+        };
+        let noisy = frames * self.block();
+        Estimate {
+            x1: self.final_layer(&blocks(tokens - noisy, frames, 2), &features),
+            motion: self.motion.map(|motion| {
+                let cells =
+                    root.pp("motion.linear").linear(&blocks(0, history, 1), true).to_kind(Kind::Float);
+                let clip = self.geometry.clip as i64;
+                let cells = self.cells(&cells, clip * motion.channels() as i64);
+                cells.unflatten(2, [clip, motion.channels() as i64].as_slice())
+            }),
+        }
+    }
+
+    /// What cost volumes (B, H, costs, h, w) add to the patches of the clean frames, (B, H, S, d).
+    fn stem(&self, costs: &Tensor) -> Tensor {
+        let size = costs.size();
+        let x = costs.flatten(0, 1).to_kind(self.params.compute());
+        let stem = self.params.root().pp("motion.stem");
+        let x = stem.pp(0).conv(&x, 1, 1).silu();
+        let x = stem.pp(1).conv(&x, 1, 1).silu();
+        let x = stem.pp(2).conv(&x, self.geometry.patch as i64, 0).to_kind(Kind::Float); // (B H, d, rows, columns)
+        x.flatten(2, 3).transpose(1, 2).unflatten(0, [size[0], size[1]].as_slice())
     }
 
     fn layer(&self, scope: &Scope<'_>, x: &Tensor, skip: i64, layout: &Layout, angles: &Angles) -> Tensor {
@@ -222,18 +305,22 @@ impl<'a> Transformer<'a> {
         let modulation = scope.pp("adaLN_modulation.1").linear(&conditioning, true).unsqueeze(2).chunk(2, -1);
         let x = x.to_kind(Kind::Float).layer_norm([d], None::<Tensor>, None::<Tensor>, FINAL_NORM_EPS, false);
         let x = x * (&modulation[1] + 1.0) + &modulation[0];
-        let patches = scope.pp("linear").linear(&x.to_kind(self.params.compute()), true).to_kind(Kind::Float);
-        // (B, F, rows, columns, p, p, c) -> (B, F, c, rows p, columns p)
+        let x = x.to_kind(self.params.compute());
+        self.cells(
+            &scope.pp("linear").linear(&x, true).to_kind(Kind::Float),
+            self.geometry.latent_channels as i64,
+        )
+    }
+
+    /// Patches (B, F, S, p * p * c), laid out (p_row, p_col, channel), to cells (B, F, c, h, w).
+    fn cells(&self, patches: &Tensor, channels: i64) -> Tensor {
         let size = patches.size();
-        let (p, c) = (self.geometry.patch as i64, self.geometry.latent_channels as i64);
+        let p = self.geometry.patch as i64;
         let (rows, columns) = (self.geometry.token_rows() as i64, self.geometry.token_columns() as i64);
-        patches.reshape([size[0], size[1], rows, columns, p, p, c]).permute([0, 1, 6, 2, 4, 3, 5]).reshape([
-            size[0],
-            size[1],
-            c,
-            rows * p,
-            columns * p,
-        ])
+        patches
+            .reshape([size[0], size[1], rows, columns, p, p, channels])
+            .permute([0, 1, 6, 2, 4, 3, 5])
+            .reshape([size[0], size[1], channels, rows * p, columns * p])
     }
 
     /// Latents (B, F, c, h, w) to tokens (B, F, S, d): a convolution of stride p, as a matrix product.

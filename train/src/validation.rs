@@ -1,13 +1,13 @@
 //! How good a predictor is while it is trained, on clips that it does not learn from.
 
 use anyhow::{Result, ensure};
-use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
-use nextclip_core::{Geometry, metrics, sampler};
+use nextclip_core::{Geometry, Motion, metrics, sampler};
 use nextclip_scenes::Split;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
+use crate::costs::cost_volumes;
 use crate::footage::{self, Origin, What};
-use crate::transformer::{Sequence, Transformer};
+use crate::model::{AtWork, Model, Past};
 use crate::vae::Vae;
 
 /// Clips of each source, at the most.
@@ -26,8 +26,10 @@ struct Set {
     what: What,
     /// How often the source is drawn in training.
     weight: f64,
-    /// (n, C + N, c, h, w)
-    latents: Tensor,
+    /// What is remembered of their first frames.
+    past: Past,
+    /// Shape of a predicted clip of latents, (n, N, c, h, w).
+    clip: Vec<i64>,
     /// Real pictures that the prediction is for, (n, N, 3, H, W), in [-1, 1].
     truth: Tensor,
     /// The last real picture before them, (n, 1, 3, H, W).
@@ -36,20 +38,15 @@ struct Set {
 }
 
 impl Validation {
-    pub(crate) fn new(
-        origins: &[Origin],
-        geometry: &Geometry,
-        seed: u64,
-        vae: &Vae<'_>,
-        device: Device,
-    ) -> Result<Self> {
+    pub(crate) fn new(origins: &[Origin], model: &Model, seed: u64, vae: &Vae<'_>) -> Result<Self> {
+        let geometry = &model.geometry;
         let mut sets = Vec::new();
         for origin in origins {
             let windows = windows(origin, geometry, CLIPS)?;
             log::info!("validation: {} clips of {:?}", windows.len(), origin.what);
             if !windows.is_empty() {
-                let frames = footage::normalised(&Tensor::cat(&windows, 0).to_device(device));
-                sets.push(Set::new(origin, &frames, geometry, vae));
+                let frames = footage::normalised(&Tensor::cat(&windows, 0).to_device(model.device));
+                sets.push(Set::new(origin, &frames, model, vae));
             }
         }
         ensure!(!sets.is_empty(), "no source is long enough for a validation clip");
@@ -58,8 +55,8 @@ impl Validation {
 
     /// PSNR of what the daemon would show after one step above that of the last frame repeated: the mean over
     /// the sources by their weights, in decibels. The log names each.
-    pub(crate) fn gain_db(&self, model: &Transformer<'_>, vae: &Vae<'_>) -> f64 {
-        let gains: Vec<f64> = self.sets.iter().map(|set| set.gain_db(self.seed, model, vae)).collect();
+    pub(crate) fn gain_db(&self, model: &AtWork<'_>) -> f64 {
+        let gains: Vec<f64> = self.sets.iter().map(|set| set.gain_db(self.seed, model)).collect();
         let named = self.sets.iter().zip(&gains).map(|(set, gain)| format!("{:?} {gain:+.2} dB", set.what));
         log::info!("above the last frame: {}", named.collect::<Vec<_>>().join(", "));
         let weights: f64 = self.sets.iter().map(|set| set.weight).sum();
@@ -69,49 +66,46 @@ impl Validation {
 
 impl Set {
     /// Of whole clips one after the other, (n (C + N), 3, H, W).
-    fn new(origin: &Origin, frames: &Tensor, geometry: &Geometry, vae: &Vae<'_>) -> Self {
-        let (history, clip) = (geometry.history as i64, geometry.clip as i64);
+    fn new(origin: &Origin, frames: &Tensor, model: &Model, vae: &Vae<'_>) -> Self {
+        let (history, clip) = (model.geometry.history as i64, model.geometry.clip as i64);
         let by_clip = |x: &Tensor| {
             let size = x.size();
             x.reshape([&[-1, history + clip], &size[1..]].concat())
         };
         let latents = by_clip(&tch::no_grad(|| vae.encode(frames)));
         let frames = by_clip(frames);
+        let volumes = |motion: &Motion| {
+            let of_clip = |index| {
+                let seen = frames.get(index).narrow(0, 0, history);
+                cost_volumes(motion, &seen, model.geometry.vae_scale)
+            };
+            Tensor::stack(&(0..frames.size()[0]).map(of_clip).collect::<Vec<_>>(), 0)
+        };
+        let past = Past { latents: latents.narrow(1, 0, history), costs: model.motion.as_ref().map(volumes) };
+        let clip_shape = latents.narrow(1, history, clip).size();
         let truth = frames.narrow(1, history, clip);
         let last = frames.narrow(1, history - 1, 1);
         let last_frame_db = mean_psnr_db(&(&truth - &last));
-        Self { what: origin.what.clone(), weight: origin.weight, latents, truth, last, last_frame_db }
+        Self {
+            what: origin.what.clone(),
+            weight: origin.weight,
+            past,
+            clip: clip_shape,
+            truth,
+            last,
+            last_frame_db,
+        }
     }
 
-    fn gain_db(&self, seed: u64, model: &Transformer<'_>, vae: &Vae<'_>) -> f64 {
+    fn gain_db(&self, seed: u64, model: &AtWork<'_>) -> f64 {
         tch::no_grad(|| {
-            let (clips, clip) = (self.truth.size()[0], self.truth.size()[1]);
-            let history = self.latents.size()[1] - clip;
-            let device = self.latents.device();
-            let mut size = self.latents.size();
-            size[1] = clip;
-            let noise = sampler::noise(seed, u64::MAX, size.iter().product::<i64>() as usize);
-            let estimate = model.forward(&Sequence {
-                noisy: &Tensor::from_slice(&noise).reshape(&size).to_device(device),
-                clean: &self.latents.narrow(1, 0, history),
-                t: &Tensor::zeros([clips, clip], (Kind::Float, device)),
-                clip_sizes: &[history as usize, clip as usize],
-            });
-            let decoded = vae.decode(&estimate.flatten(0, 1)).clamp(-1.0, 1.0).reshape(self.truth.size());
-            mean_psnr_db(&(keep_unchanged(&decoded, &self.last) - &self.truth)) - self.last_frame_db
+            let noise = sampler::noise(seed, u64::MAX, self.clip.iter().product::<i64>() as usize);
+            let noise = Tensor::from_slice(&noise).reshape(&self.clip).to_device(self.last.device());
+            let estimate = model.estimate(&self.past, &noise, 0.0);
+            let shown = model.pictures(&estimate, &self.last).shown.clamp(-1.0, 1.0);
+            mean_psnr_db(&(shown - &self.truth)) - self.last_frame_db
         })
     }
-}
-
-/// What the daemon shows of predicted pictures (n, N, 3, H, W) in [-1, 1] after `last` (n, 1, 3, H, W): the
-/// formula is [`nextclip_core::compositing`]'s.
-pub(crate) fn keep_unchanged(predicted: &Tensor, last: &Tensor) -> Tensor {
-    let change = predicted - last;
-    let (side, margin) = (2 * CHANGE_RADIUS as i64 + 1, CHANGE_RADIUS as i64);
-    let size = (&change * 127.5).abs().amax([2], false);
-    let size = size.avg_pool2d([side, side], [1, 1], [margin, margin], false, false, None);
-    let share = ((size - f64::from(CHANGE_LEVELS)) / f64::from(CHANGE_SOFTNESS)).sigmoid();
-    last + change * share.unsqueeze(2)
 }
 
 /// Up to `wanted` windows of history and clip, each (F, H, W, 3), evenly spread over the origin's validation

@@ -5,6 +5,7 @@ use ndarray::Array3;
 use crate::Picture;
 use crate::look::{Colour, Form, Look, Marking, mix};
 use crate::math::{Vec2, unit, vec2};
+use crate::trace::Stroke;
 
 /// A float picture under construction; positions are in frame heights from its top left corner.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub(crate) struct Canvas {
     scale: f32,
     /// (height, width, 3), row by row.
     rgb: Vec<f32>,
+    /// What was painted, where that is kept instead of pixels.
+    strokes: Option<Vec<Stroke>>,
 }
 
 /// Where the light stands, seen from an object; also the way shadows do not fall.
@@ -26,7 +29,17 @@ const RIM: f32 = 0.016;
 
 impl Canvas {
     pub(crate) fn new(width: usize, height: usize, scale: f64) -> Canvas {
-        Canvas { width, height, scale: scale as f32, rgb: vec![0.0; width * height * 3] }
+        Canvas { width, height, scale: scale as f32, rgb: vec![0.0; width * height * 3], strokes: None }
+    }
+
+    /// A canvas without pixels, which keeps what is painted on it.
+    pub(crate) fn listing() -> Canvas {
+        Canvas { strokes: Some(Vec::new()), ..Canvas::new(0, 0, 1.0) }
+    }
+
+    /// What was painted on a [`Self::listing`], from the back to the front.
+    pub(crate) fn into_strokes(self) -> Vec<Stroke> {
+        self.strokes.unwrap_or_default()
     }
 
     pub(crate) fn rows_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
@@ -52,11 +65,15 @@ impl Canvas {
                 }),
             );
         }
-        Canvas { width, height, scale: self.scale, rgb }
+        Canvas { width, height, scale: self.scale, rgb, strokes: None }
     }
 
     /// Paints a form at a position and angle in radians.
     pub(crate) fn paint(&mut self, form: &Form, at: Vec2, angle_rad: f64, look: &Look) {
+        if let Some(strokes) = &mut self.strokes {
+            strokes.push(Stroke::new(form, look, at, angle_rad));
+            return;
+        }
         if look.shadow > 0.0 {
             self.shade(form, at + SHADOW_OFFSET, angle_rad, look.shadow);
         }

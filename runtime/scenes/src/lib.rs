@@ -26,11 +26,14 @@ mod math;
 mod swing;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use crate::canvas::Canvas;
 use crate::cast::{Camera, Prop, Stage};
 use crate::dice::Dice;
-use crate::math::vec2;
+use crate::math::{Vec2, vec2};
+
+pub use crate::trace::Trace;
 
 /// RGB, (height, width, 3).
 pub type Picture = nextclip_core::Picture;
@@ -156,17 +159,34 @@ impl Scene {
 
     /// The picture of this moment, (height, width, 3).
     pub fn render(&self) -> Picture {
-        let now_s = self.ticks as f64 / TICKS_PER_S;
-        let corner = self.camera.as_ref().map_or(vec2(0.0, 0.0), |camera| camera.corner(now_s));
+        let corner = self.corner();
         let mut canvas = match self.camera {
             Some(_) => self.backdrop.window(corner, self.width, self.height),
             None => self.backdrop.clone(),
         };
-        self.stage.draw(&mut canvas, corner);
+        self.paint(&mut canvas, corner);
+        canvas.into_picture()
+    }
+
+    /// Where everything is at this moment.
+    pub fn trace(&self) -> Trace {
+        let corner = self.corner();
+        let mut canvas = Canvas::listing();
+        self.paint(&mut canvas, corner);
+        Trace { width: self.width, height: self.height, corner, strokes: canvas.into_strokes() }
+    }
+
+    /// The frame's top left corner on the ground.
+    fn corner(&self) -> Vec2 {
+        let now_s = self.ticks as f64 / TICKS_PER_S;
+        self.camera.as_ref().map_or(vec2(0.0, 0.0), |camera| camera.corner(now_s))
+    }
+
+    fn paint(&self, canvas: &mut Canvas, corner: Vec2) {
+        self.stage.draw(canvas, corner);
         for prop in &self.props {
             canvas.paint(&prop.form, prop.at, 0.0, &prop.look);
         }
-        canvas.into_picture()
     }
 }
 
@@ -183,13 +203,34 @@ pub fn clip(
     frames: usize,
     interval_s: f64,
 ) -> Vec<Picture> {
-    let mut scene = Scene::new(split, seed, width, height);
-    let mut pictures = Vec::with_capacity(frames);
-    for frame in 0..frames {
-        if frame > 0 {
-            scene.advance(interval_s);
-        }
-        pictures.push(scene.render());
-    }
-    pictures
+    moments(split, seed, (width, height), frames, interval_s).map(|scene| scene.render()).collect()
+}
+
+/// Where everything is in the pictures of [`clip`].
+pub fn traces(
+    split: Split,
+    seed: u64,
+    width: usize,
+    height: usize,
+    frames: usize,
+    interval_s: f64,
+) -> Vec<Trace> {
+    moments(split, seed, (width, height), frames, interval_s).map(|scene| scene.trace()).collect()
+}
+
+/// `frames` moments of [`Scene::new`], `interval_s` seconds apart.
+fn moments(
+    split: Split,
+    seed: u64,
+    (width, height): (usize, usize),
+    frames: usize,
+    interval_s: f64,
+) -> impl Iterator<Item = Scene> {
+    let first = Scene::new(split, seed, width, height);
+    let next = move |scene: &Scene| {
+        let mut scene = scene.clone();
+        scene.advance(interval_s);
+        Some(scene)
+    };
+    std::iter::successors(Some(first), next).take(frames)
 }

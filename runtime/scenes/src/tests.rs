@@ -172,3 +172,37 @@ fn a_scene_looks_the_same_at_any_resolution() {
         assert!(difference < 1.5, "{kind:?}: {difference:.2}");
     }
 }
+
+/// What a trace says moved can be moved back: pixels read at their displaced places are the earlier picture's.
+#[test]
+fn traces_say_where_things_were() {
+    for kind in Kind::ALL {
+        let (mut known, mut off, mut still_off) = (0, 0.0, 0.0);
+        for seed in 0..4 {
+            let mut scene = Scene::of_kind(kind, Split::Train, seed, 96, 80);
+            let (before, then) = (scene.render(), scene.trace());
+            scene.advance(INTERVAL_S);
+            let (after, displacements) = (scene.render(), scene.trace().displacements_to(&then, 1));
+            for ((row, column), moved) in ndarray::indices((80, 96)).into_iter().zip(displacements.rows()) {
+                let (x, y) = (column as f32 + moved[0], row as f32 + moved[1]);
+                if moved[0].is_nan() || moved.iter().all(|pixels| pixels.abs() < 0.5) {
+                    continue;
+                }
+                let (near_x, near_y) = (x.round_ties_even() as usize, y.round_ties_even() as usize);
+                let levels = |a: [usize; 2]| -> f64 {
+                    (0..3)
+                        .map(|i| {
+                            let was = before[[a[0].min(79), a[1].min(95), i]];
+                            f64::from(was.abs_diff(after[[row, column, i]]))
+                        })
+                        .sum()
+                };
+                known += 1;
+                off += levels([near_y, near_x]);
+                still_off += levels([row, column]);
+            }
+        }
+        assert!(known > 200, "{kind:?}: {known} pixels");
+        assert!(off < 0.3 * still_off, "{kind:?}: {off} against {still_off} where nothing is moved");
+    }
+}

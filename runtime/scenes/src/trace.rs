@@ -1,0 +1,100 @@
+//! Where things in a scene are, beside how they look: what moved where between two moments, exactly.
+
+use ndarray::Array3;
+
+use crate::look::{Form, Look};
+use crate::math::{Vec2, unit, vec2};
+
+/// Something painted: the outline that was filled, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Stroke {
+    form: Form,
+    look: Look,
+    at: Vec2,
+    angle_rad: f64,
+}
+
+impl Stroke {
+    pub(crate) fn new(form: &Form, look: &Look, at: Vec2, angle_rad: f64) -> Self {
+        Self { form: form.clone(), look: *look, at, angle_rad }
+    }
+
+    /// A point of the picture in the form's own coordinates.
+    fn local(&self, point: Vec2) -> Vec2 {
+        (point - self.at).turned(unit(-self.angle_rad))
+    }
+
+    fn covers(&self, point: Vec2) -> bool {
+        let local = self.local(point);
+        self.form.distance(local.x as f32, local.y as f32) <= 0.0
+    }
+
+    /// Whether both paint the same thing: colours are drawn at random, so that only parts of one machine share theirs.
+    fn same_thing(&self, other: &Stroke) -> bool {
+        self.look.colour == other.look.colour && self.form.reach() == other.form.reach()
+    }
+
+    fn unmoved(&self, other: &Stroke) -> bool {
+        self.same_thing(other) && self.at == other.at && self.angle_rad == other.angle_rad
+    }
+}
+
+/// A moment of a scene: what is where. Lengths in frame heights.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    /// The frame's top left corner on the ground.
+    pub(crate) corner: Vec2,
+    /// From the back to the front.
+    pub(crate) strokes: Vec<Stroke>,
+}
+
+impl Trace {
+    /// For every `stride`-th pixel of this moment along both axes, how far away what is there is at the `other` one,
+    /// x then y in pixels, (height / stride, width / stride, 2). NaN where it cannot be seen then: it is hidden or outside
+    /// of the frame, or one of several things that look the same. Soft shadows are taken for what they fall on.
+    pub fn displacements_to(&self, other: &Trace, stride: usize) -> Array3<f32> {
+        let scale = self.height as f64;
+        let other_of: Vec<Option<usize>> =
+            self.strokes.iter().map(|stroke| self.partner(stroke, other)).collect();
+        let (rows, columns) = (self.height / stride, self.width / stride);
+        let middle = stride as f64 / 2.0;
+        let mut found = Array3::from_elem((rows, columns, 2), f32::NAN);
+        for ((row, column), mut pixel) in ndarray::indices((rows, columns)).into_iter().zip(found.rows_mut())
+        {
+            let at = |index: usize| (index * stride) as f64 + middle;
+            let point = vec2(at(column), at(row)) * (1.0 / scale);
+            let top = self.top(point);
+            let source = match top {
+                None => Some(point + self.corner - other.corner),
+                Some(index) => other_of[index].map(|partner| {
+                    let before = &other.strokes[partner];
+                    before.at + self.strokes[index].local(point).turned(unit(before.angle_rad))
+                }),
+            };
+            let Some(source) = source else { continue };
+            let inside = (0.0..scale.recip() * self.width as f64).contains(&source.x)
+                && (0.0..1.0).contains(&source.y);
+            if inside && other.top(source) == top.and_then(|index| other_of[index]) {
+                pixel[0] = ((source.x - point.x) * scale) as f32;
+                pixel[1] = ((source.y - point.y) * scale) as f32;
+            }
+        }
+        found
+    }
+
+    /// The frontmost stroke at a point; `None` where the ground shows.
+    fn top(&self, point: Vec2) -> Option<usize> {
+        self.strokes.iter().rposition(|stroke| stroke.covers(point))
+    }
+
+    /// The same thing at an other moment, where it is known to be the same.
+    fn partner(&self, stroke: &Stroke, other: &Trace) -> Option<usize> {
+        let alike = |strokes: &[Stroke]| strokes.iter().filter(|other| stroke.same_thing(other)).count();
+        if (alike(&self.strokes), alike(&other.strokes)) == (1, 1) {
+            return other.strokes.iter().position(|other| stroke.same_thing(other));
+        }
+        other.strokes.iter().position(|other| stroke.unmoved(other))
+    }
+}
