@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{Geometry, Latents, Manifest, Picture};
 use nextclip_media::strip::{Row, Section, Strip, difference};
-use nextclip_predictor::{PredictedClip, Predictor};
+use nextclip_predictor::Predictor;
 
 use crate::clips::{Clip, Clips};
 use crate::figures::{DIFFERENCE_GAIN, groups, past};
@@ -156,16 +156,14 @@ fn predict(
         side.times[stage as usize].push(time);
         time
     };
-    // Remembering alone first, so that `see` below, which also keeps the last frame for compositing, can be
-    // told apart into its two graphs.
     predictor.forget();
     let (newest, earlier) = clip.seen.split_last().context("no frame to predict from")?;
     for frame in earlier {
         let since = Instant::now();
-        let latent = predictor.encode(frame)?;
+        let encoded = predictor.encode_next(frame)?;
         note(Stage::Encode, since, side);
         let since = Instant::now();
-        predictor.remember(latent.view())?;
+        predictor.remember_next(frame, &encoded)?;
         note(Stage::Remember, since, side);
     }
     let since = Instant::now();
@@ -173,19 +171,18 @@ fn predict(
     let mut whole = since.elapsed();
 
     let shape = (geometry.clip, geometry.latent_channels, geometry.latent_height(), geometry.latent_width());
-    let noise =
+    let mut z =
         Latents::from_shape_vec(shape, noise(seed, index as u64, shape.0 * shape.1 * shape.2 * shape.3))?;
-    let mut predicted = PredictedClip { latents: noise, motion: None };
     let grid = TimeGrid::new(predictor.steps(), predictor.manifest().sampler.time_shift)?;
     let mut latents = Vec::new();
     for (t, t_next) in grid.steps() {
         let since = Instant::now();
-        predicted = predictor.denoise(&predicted.latents, t, t_next)?;
+        z = predictor.denoise(&z, t, t_next)?;
         whole += note(Stage::Denoise, since, side);
-        latents.push(predicted.latents.clone());
+        latents.push(z.clone());
     }
     let since = Instant::now();
-    let pictures = predictor.render(&predicted)?;
+    let pictures = predictor.render(&z)?;
     whole += note(Stage::Decode, since, side);
     side.times[Stage::Whole as usize].push(whole);
     Ok(Predicted { latents, pictures })

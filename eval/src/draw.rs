@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, ensure};
 use ndarray::{Array3, Axis};
 use nextclip_core::{Latents, Picture};
-use nextclip_predictor::{PredictedClip, Predictor};
+use nextclip_predictor::Predictor;
 
 /// Steps of a sample where the bundle itself says one, which would be a mean.
 const SAMPLE_STEPS: usize = 4;
@@ -39,7 +39,7 @@ pub struct Drawing {
     pub steps: usize,
     /// Draws a clip, each with its own noise.
     pub samples: usize,
-    /// Whether the draws are averaged, as latents and motion, into one prediction; else each is one.
+    /// Whether the draws are averaged, as latents, into one prediction; else each is one.
     pub averaged: bool,
     /// Of the noise.
     pub seed: u64,
@@ -56,9 +56,9 @@ impl Drawing {
         Self { steps, samples: 1, averaged: mode == Some(Mode::Mean), seed: 1 }
     }
 
-    /// The predictions of the clip that follows what the model remembers. `index` is the clip's, `onward` how many
-    /// predictions came before in a rollout: both choose the noise.
-    pub fn draw(&self, predictor: &mut Predictor, index: usize, onward: usize) -> Result<Vec<PredictedClip>> {
+    /// The predictions of the clip that follows what the model remembers, each (N, c, h, w). `index` is the
+    /// clip's, `onward` how many predictions came before in a rollout: both choose the noise.
+    pub fn draw(&self, predictor: &mut Predictor, index: usize, onward: usize) -> Result<Vec<Latents>> {
         ensure!(self.samples > 0, "0 samples of each clip, must be at least 1");
         if predictor.steps() != self.steps {
             predictor.set_steps(self.steps)?;
@@ -69,7 +69,7 @@ impl Drawing {
             predictor.predict(self.seed, stream)
         });
         let draws = draws.collect::<Result<Vec<_>, _>>()?;
-        Ok(if self.averaged { PredictedClip::mean(&draws).into_iter().collect() } else { draws })
+        Ok(if self.averaged { mean(&draws).into_iter().collect() } else { draws })
     }
 }
 
@@ -83,6 +83,13 @@ impl fmt::Display for Drawing {
             (samples, false) => write!(f, ", {samples} draws of each clip"),
         }
     }
+}
+
+/// `None` of nothing.
+fn mean(draws: &[Latents]) -> Option<Latents> {
+    let (first, rest) = draws.split_first()?;
+    let sum = rest.iter().fold(first.clone(), |sum, draw| sum + draw);
+    Some(sum / draws.len() as f32)
 }
 
 /// Starts over with these frames; returns the latent (c, h, w) of the newest.
@@ -116,5 +123,12 @@ mod tests {
         assert_eq!(steps(Some(Mode::Sample), None, 2), 2);
         assert_eq!(steps(Some(Mode::Sample), Some(8), 1), 8);
         assert!(Drawing::new(Some(Mode::Mean), None, 50).averaged);
+    }
+
+    #[test]
+    fn a_mean_is_the_mean() {
+        let draw = |value| Latents::from_elem((1, 1, 1, 2), value);
+        assert_eq!(mean(&[draw(1.0), draw(4.0)]), Some(draw(2.5)));
+        assert_eq!(mean(&[]), None);
     }
 }

@@ -100,9 +100,9 @@ fn predict(predictor: &mut Predictor, clip: &Clip, index: usize, drawing: &Drawi
     let continued: Vec<_> = (1..=came.len()).map(|step| continued(before, last, step)).collect();
     let linear = score(&continued)?;
     let draws = drawing.draw(predictor, index, 0)?;
-    let measured = draws.iter().map(|drawn| {
-        let predicted = predictor.render(drawn)?;
-        let decoder = score(&predictor.decode(&drawn.latents)?)?;
+    let measured = draws.iter().map(|latents| {
+        let predicted = predictor.render(latents)?;
+        let decoder = score(&predictor.decode(latents)?)?;
         let scores = [score(&predicted)?, decoder, last_frame.clone(), linear.clone(), ceiling.clone()];
         Ok(Sample { index, predicted, scores })
     });

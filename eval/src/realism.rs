@@ -5,7 +5,7 @@ use ndarray::{Array1, Array2, ArrayView3};
 use nextclip_core::metrics::Area;
 use nextclip_core::{Latents, Picture};
 use nextclip_media::plot::{Line, Plot};
-use nextclip_predictor::{PredictedClip, Predictor};
+use nextclip_predictor::Predictor;
 
 use crate::clips::{Clip, Clips};
 use crate::draw::{Drawing, encode, see};
@@ -186,24 +186,19 @@ impl Prepared {
         }
     }
 
-    fn measure(
-        &self,
-        predictor: &mut Predictor,
-        draws: &[PredictedClip],
-        gathered: &mut Gathered,
-    ) -> Result<()> {
+    fn measure(&self, predictor: &mut Predictor, draws: &[Latents], gathered: &mut Gathered) -> Result<()> {
         if let Some(first) = draws.first() {
             for (came, picture) in self.came.iter().zip(predictor.render(first)?) {
                 gathered.scores.push(Truth::new(came, &self.last)?.score(&picture)?);
             }
         }
         for draw in draws {
-            self.gather(&draw.latents, &mut gathered.features);
+            self.gather(draw, &mut gathered.features);
         }
         for (frame, row, column) in self.moving_cells() {
             for channel in 0..self.last_latent.dim().0 {
                 let at = [frame, channel, row, column];
-                let values = draws.iter().map(|draw| f64::from(draw.latents[at]));
+                let values = draws.iter().map(|draw| f64::from(draw[at]));
                 let mean = values.clone().sum::<f64>() / draws.len() as f64;
                 // One draw has no spread: 0 / 0 says so.
                 let squares = values.map(|value| (value - mean).powi(2)).sum::<f64>();

@@ -1,8 +1,8 @@
 //! The model on its own predictions: how long it stays near, and whether its pictures drift.
 
 use anyhow::{Context, Result, ensure};
-use nextclip_core::Picture;
 use nextclip_core::metrics::{Area, gradient_energy_within, luma};
+use nextclip_core::{Latents, Picture};
 use nextclip_media::plot::{Line, Plot};
 use nextclip_predictor::Predictor;
 
@@ -45,10 +45,9 @@ pub struct Rollout {
 /// How drift is measured, for readers of a report.
 pub const DEFINITION: &str = "\
 Each predicted clip is remembered as if it had been seen, and the next one predicted from it; nothing real is seen any \
-more. A model with motion remembers its pictures and moves the last of them; prediction of one without remembers latents, \
-and keeps of the last real frame what is not predicted to change. Drift is of the decoder alone: mean \
-brightness less that of what came, standard deviation of brightness and gradient energy (whole frame) over those of what \
-came; 0, 1 and 1 are ideal.";
+more. A model with motion sees its own pictures, and moves the last of them; one without remembers its latents, and keeps of \
+the last real frame what is not predicted to change. Drift is of the decoder alone: mean brightness less that of what came, \
+standard deviation of brightness and gradient energy (whole frame) over those of what came; 0, 1 and 1 are ideal.";
 
 /// Brightness of some pictures beside what came, as sums.
 #[derive(Clone, Copy, Debug, Default)]
@@ -120,10 +119,10 @@ fn follow(
     let mut ends = Vec::new();
     for (onward, (gathered, came)) in gathered.iter_mut().zip(clip.came.chunks_exact(length)).enumerate() {
         let draws = drawing.draw(predictor, index, onward)?;
-        let drawn = draws.first().context("nothing was drawn")?;
-        let predicted = predictor.render(drawn)?;
-        let decoded = predictor.decode(&drawn.latents)?;
-        predictor.follow(drawn, &predicted)?;
+        let latents: &Latents = draws.first().context("nothing was drawn")?;
+        let predicted = predictor.render(latents)?;
+        let decoded = predictor.decode(latents)?;
+        predictor.follow(latents, &predicted)?;
         for ((came, predicted), decoded) in came.iter().zip(&predicted).zip(&decoded) {
             let truth = Truth::new(came, last)?;
             gathered.predicted.push(truth.score(predicted)?);

@@ -9,6 +9,7 @@ use nextclip_core::checkpoint::TokenIds;
 
 use crate::checkpoint::{CheckpointError, Fault, Weights};
 use crate::model::{Checkpoint, MotionLayers, Survey};
+use crate::onnx::Conv;
 
 /// A checkpoint's contents as lines of text.
 #[derive(Debug)]
@@ -82,10 +83,14 @@ fn transformer(checkpoint: &Checkpoint, tokens: &TokenIds) -> Vec<(String, Strin
 }
 
 fn motion(layers: &MotionLayers) -> (String, String) {
-    let Motion { candidates, features } = layers.sizes;
-    let hidden = layers.blend[0].weight.shape()[0];
-    let text =
-        format!("{candidates} displacements and {features} features a cell, blended in {hidden} channels");
+    let Motion { candidates, features, reach } = layers.sizes;
+    let hidden = |convolutions: &[Conv]| convolutions[0].weight.shape()[0];
+    let text = format!(
+        "{candidates} displacements and {features} features a cell, blended in {} channels; looks {reach} steps of two \
+         pixels back, in {} channels",
+        hidden(&layers.blend),
+        hidden(&layers.stem)
+    );
     ("motion".into(), text)
 }
 

@@ -121,10 +121,10 @@ fn transformer(checkpoint: &Checkpoint, case: &Case) -> Result<Vec<Line>, Parity
     };
 
     let mut plain = open(1.0)?;
-    let x1 = plain.denoise(&noise, case.timestep, 1.0)?.latents;
-    let sample = plain.sample(noise.clone())?.latents;
+    let x1 = plain.denoise(&noise, case.timestep, 1.0)?;
+    let sample = plain.sample(noise.clone())?;
     let mut guided = open(case.cfg)?;
-    let sample_cfg = guided.sample(noise)?.latents;
+    let sample_cfg = guided.sample(noise)?;
     let line = |name, found: &Latents, tensor: &str| -> Result<Line, ParityError> {
         Ok(Line { name, max_abs: max_abs(found.view(), expected.frames(tensor)?.view()) })
     };
@@ -152,7 +152,7 @@ fn autoencoder(source: &CheckpointVae, folder: &Path) -> Result<Vec<Line>, Parit
     geometry.validate()?;
     let cache = CacheShape { layers: 0, batch: 1, kv_heads: 0, head_dim: 0, element: CacheElement::F32 };
     let graphs = [
-        encode(&source.vae, &geometry, &cache, Pixels::F32, &Precision::Float),
+        encode(&source.vae, None, &geometry, &cache, Pixels::F32, &Precision::Float),
         decode(&source.vae, None, &geometry, &cache, Pixels::F32, &Precision::Float),
     ];
     let workplace = tempfile::tempdir()?;

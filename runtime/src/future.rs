@@ -69,11 +69,11 @@ fn roll_out(
         predictor.see(picture)?;
     }
     let mut future = Vec::new();
-    for number in 0..flags.clips {
-        let clip = predictor.predict(flags.seed, u64::from(number))?;
-        let pictures = predictor.render(&clip)?;
-        if number + 1 < flags.clips {
-            predictor.follow(&clip, &pictures)?;
+    for clip in 0..flags.clips {
+        let latents = predictor.predict(flags.seed, u64::from(clip))?;
+        let pictures = predictor.render(&latents)?;
+        if clip + 1 < flags.clips {
+            predictor.follow(&latents, &pictures)?;
         }
         future.extend(pictures);
     }

@@ -39,8 +39,8 @@ impl Model for Predictor {
     }
 
     fn predict(&mut self, seed: u64, number: u64) -> Result<Vec<Picture>, Error> {
-        let clip = Predictor::predict(self, seed, number)?;
-        self.render(&clip)
+        let latents = Predictor::predict(self, seed, number)?;
+        self.render(&latents)
     }
 
     fn forget(&mut self) {

@@ -1,9 +1,7 @@
 //! What crosses crates: parity, round trips, the daemon end to end.
 
-mod motion;
 mod random_checkpoint;
 mod reference;
 
-pub use motion::MotionReference;
 pub use random_checkpoint::{RandomCheckpoint, TINY};
 pub use reference::Reference;

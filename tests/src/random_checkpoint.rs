@@ -75,7 +75,7 @@ impl RandomCheckpoint {
     pub fn tiny_with_motion() -> Self {
         let mut tiny = Self::tiny();
         if let Some(trained) = &mut tiny.transformer.nextclip {
-            trained.motion = Some(Motion { candidates: 2, features: 3 });
+            trained.motion = Some(Motion { candidates: 2, features: 3, reach: 2 });
         }
         tiny
     }

@@ -53,24 +53,7 @@ impl Reference {
     /// The estimate of the clean clip (N, c, h, w) for a noisy one at time `t`, after the clean frames
     /// `history` (C, c, h, w), which may be none.
     pub fn x1(&self, history: &Array4<f64>, noisy: &Array4<f64>, t: f64) -> anyhow::Result<Array4<f64>> {
-        self.cells(history, noisy, t, "final_layer.linear")
-    }
-
-    /// Its motion (N, m, h, w), of a model that has it.
-    pub fn motion(&self, history: &Array4<f64>, noisy: &Array4<f64>, t: f64) -> anyhow::Result<Array4<f64>> {
-        self.cells(history, noisy, t, "motion.linear")
-    }
-
-    /// What the linear layer at `layer` says of every cell.
-    fn cells(
-        &self,
-        history: &Array4<f64>,
-        noisy: &Array4<f64>,
-        t: f64,
-        layer: &str,
-    ) -> anyhow::Result<Array4<f64>> {
-        let (frames, _, rows, columns) = noisy.dim();
-        let channels = self.tensor(&format!("{layer}.bias"))?.1.len() / self.patch()?.pow(2);
+        let (_, channels, rows, columns) = noisy.dim();
         let mut blocks = Vec::new();
         for latent in history.outer_iter() {
             blocks.push(self.clean_block(latent.to_owned())?);
@@ -82,16 +65,16 @@ impl Reference {
         let mask = mask(&blocks.iter().map(|block| block.noisy).collect::<Vec<_>>(), block_tokens);
         let views: Vec<_> = blocks.iter().map(|block| block.tokens.view()).collect();
         let mut x = concatenate(Axis(0), &views)?;
-        for index in 0..self.config.num_hidden_layers {
-            x = self.layer(index, &x, &mask)?;
+        for layer in 0..self.config.num_hidden_layers {
+            x = self.layer(layer, &x, &mask)?;
         }
         let x = self.rms_norm(&x, "llm.norm.weight")?;
 
-        let mut clip = Array4::zeros((frames, channels, rows, columns));
+        let mut clip = Array4::zeros(noisy.raw_dim());
         for (frame, mut latent) in clip.outer_iter_mut().enumerate() {
             let first = (history.dim().0 + frame) * block_tokens + 2;
             let hidden = x.slice(s![first..first + block_tokens - 2, ..]).to_owned();
-            let patches = self.linear(&self.modulated(&hidden, t)?, layer, true)?; // (S, p * p * channels)
+            let patches = self.final_layer(&hidden, t)?; // (S, p * p * c)
             let patch = self.patch()?;
             for (i, values) in patches.outer_iter().enumerate() {
                 let (row, column) = (i / (columns / patch), i % (columns / patch));
@@ -246,8 +229,7 @@ impl Reference {
         x
     }
 
-    /// What the last linear layers read.
-    fn modulated(&self, hidden: &Array2<f64>, t: f64) -> anyhow::Result<Array2<f64>> {
+    fn final_layer(&self, hidden: &Array2<f64>, t: f64) -> anyhow::Result<Array2<f64>> {
         let d = hidden.ncols();
         let condition = self.timestep("t_embedder", t)?.mapv(silu).insert_axis(Axis(0));
         let modulation = self.linear(&condition, "final_layer.adaLN_modulation.1", true)?;
@@ -260,7 +242,7 @@ impl Reference {
             row.zip_mut_with(&scale, |v, scale| *v *= 1.0 + scale);
             row.zip_mut_with(&shift, |v, shift| *v += shift);
         }
-        Ok(modulated)
+        self.linear(&modulated, "final_layer.linear", true)
     }
 
     fn rms_norm(&self, x: &Array2<f64>, name: &str) -> anyhow::Result<Array2<f64>> {

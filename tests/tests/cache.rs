@@ -121,7 +121,7 @@ fn predicted(bundle: &Path) -> Latents {
     for picture in pictures() {
         predictor.see(&picture).unwrap();
     }
-    predictor.predict(1, 0).unwrap().latents
+    predictor.predict(1, 0).unwrap()
 }
 
 fn pictures() -> Vec<Picture> {

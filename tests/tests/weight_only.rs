@@ -70,7 +70,7 @@ fn predicted(predictor: &mut Predictor) -> Vec<f32> {
     for picture in &pictures {
         predictor.see(picture).unwrap();
     }
-    predictor.predict(1, 0).unwrap().latents.iter().copied().collect()
+    predictor.predict(1, 0).unwrap().iter().copied().collect()
 }
 
 #[test]

@@ -19,7 +19,7 @@ use ndarray::Array3;
 use nextclip_core::manifest::{CacheElement, CacheShape, Target};
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{Latents, Picture, manifest};
-use nextclip_predictor::{PredictedClip, Predictor, Probe, Settings};
+use nextclip_predictor::{Predictor, Probe, Settings};
 use nextclip_quant::Observer;
 
 pub use clips::Footage;
@@ -276,38 +276,27 @@ impl Run {
         let geometry = self.predictor.manifest().geometry;
         let (c, h, w) = (geometry.latent_channels, geometry.latent_height(), geometry.latent_width());
         let has_vae = self.predictor.manifest().graphs.decode.is_some();
-        let mut latents: Vec<Array3<f32>> = Vec::with_capacity(pictures.len());
-        for picture in pictures {
+        self.predictor.forget();
+        let (seen, came) = pictures.split_at(geometry.history);
+        for picture in seen {
+            self.predictor.see(picture)?;
+        }
+        let mut latents: Vec<Array3<f32>> = Vec::with_capacity(came.len());
+        for picture in came {
             latents.push(self.predictor.encode(picture)?);
         }
-        self.predictor.forget();
-        let (seen, came) = latents.split_at(geometry.history);
-        let moves = self.predictor.manifest().motion.is_some();
-        for (index, latent) in seen.iter().enumerate() {
-            if moves && index + 1 == seen.len() {
-                // Motion is from the newest frame, which the predictor must know.
-                self.predictor.see(&pictures[index])?;
-            } else {
-                self.predictor.remember(latent.view())?;
-            }
-        }
         let len = geometry.clip * c * h * w;
-        let z = Latents::from_shape_vec((geometry.clip, c, h, w), noise(seed, index, len));
-        let mut clip = PredictedClip { latents: z.unwrap_or_default(), motion: None };
+        let mut z =
+            Latents::from_shape_vec((geometry.clip, c, h, w), noise(seed, index, len)).unwrap_or_default();
         for (step, &(t, t_next)) in self.grid.iter().enumerate() {
             self.seen.lock().unwrap_or_else(PoisonError::into_inner).0.at_step(step);
-            clip = self.predictor.denoise(&clip.latents, t, t_next)?;
+            z = self.predictor.denoise(&z, t, t_next)?;
         }
         if has_vae {
-            let mut real = clip.clone();
-            real.latents.outer_iter_mut().zip(came).for_each(|(mut frame, latent)| frame.assign(latent));
-            for clip in [&clip, &real] {
-                // What compositing without motion reads is not quantised.
-                if moves {
-                    self.predictor.render(clip)?
-                } else {
-                    self.predictor.decode(&clip.latents)?
-                };
+            let mut clip = Latents::zeros(z.raw_dim());
+            clip.outer_iter_mut().zip(&latents).for_each(|(mut frame, latent)| frame.assign(latent));
+            for clip in [&z, &clip] {
+                self.predictor.render(clip)?;
             }
         }
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -16,7 +16,7 @@ use super::decoder::{
 };
 use super::embed::{RotaryTable, latents_of_patches, level_bias, patch_positions, patch_tokens, timestep};
 use super::transformer::{FinalLayer, Layer, Transformer};
-use crate::onnx::{Graph, GraphBuilder, Layout, Linear, Precision, Rotation, Value};
+use crate::onnx::{Graph, GraphBuilder, Layout, Precision, Rotation, Value};
 
 /// Tokens of a noisy block before those of its frame: `<|diffusion|>` and the time token.
 const HEAD_TOKENS: usize = 2;
@@ -41,8 +41,7 @@ pub fn denoise(
     precision: &Precision,
 ) -> Result<Graph, TableTooSmall> {
     let mut g = GraphBuilder::new(DENOISE, precision);
-    let motion = transformer.motion.as_ref();
-    let specs = GraphSpecs::denoise(geometry, cache, guided, motion.map(|motion| motion.sizes));
+    let specs = GraphSpecs::denoise(geometry, cache, guided);
     let inputs: Vec<Value> = specs.inputs.iter().map(|spec| g.input(spec)).collect();
     let [z, t, t_next, keys, values, slot_positions, position, guidance @ ..] = &inputs[..] else {
         unreachable!("the inputs of {DENOISE} are said in its specs");
@@ -78,8 +77,13 @@ pub fn denoise(
 
     let h = g.rms_norm(&x, &transformer.llm.norm, sizes.epsilon); // (branches * B, N * S, d)
     let t_embedding = timestep(&mut g, t, &transformer.t_embedder);
-    let modulated = modulated(&mut g, &h, &t_embedding, &transformer.final_layer);
-    let x1 = cells(&mut g, &modulated, &transformer.final_layer.linear, geometry); // (branches * B * N, c, h, w)
+    let patches = final_layer(&mut g, &h, &t_embedding, &transformer.final_layer);
+    let patch_values = patches.size(2);
+    let blocks = patches.size(0) * frames;
+    let patches = g.reshape(&patches, &[blocks, geometry.frame_tokens(), patch_values]);
+    // From here on in single precision: steps along the trajectory add up.
+    let patches = g.as_type(&patches, Dtype::F32);
+    let x1 = latents_of_patches(&mut g, &patches, geometry); // (branches * B * N, c, h, w)
     let x1 = match guidance.first() {
         Some(scale) => guide(&mut g, &x1, scale),
         None => x1,
@@ -87,13 +91,6 @@ pub fn denoise(
     let x1 = g.reshape(&x1, z.shape());
     let z_next = euler_step(&mut g, z, &x1, t, t_next);
     g.output(&specs.outputs[0], &z_next);
-    if let Some(layers) = motion {
-        // The first half of the batch is the branch that sees history; without it nothing has moved.
-        let seeing = g.slice(&modulated, 0, 0..batch);
-        let motion = cells(&mut g, &seeing, &layers.linear, geometry); // (B * N, m, h, w)
-        let motion = g.reshape(&motion, &specs.outputs[1].shape);
-        g.output(&specs.outputs[1], &motion);
-    }
     Ok(g.finish())
 }
 
@@ -241,8 +238,8 @@ fn frame_tokens(g: &mut GraphBuilder, x: &Value, axis: usize, geometry: &Geometr
     g.slice(x, axis, geometry.clip * HEAD_TOKENS..x.size(axis))
 }
 
-/// Hidden states (B, T, d) and the timestep's embedding (1, d) -> what the last linear layers read, (B, T, d).
-fn modulated(g: &mut GraphBuilder, h: &Value, t_embedding: &Value, layer: &FinalLayer) -> Value {
+/// Hidden states (B, T, d) and the timestep's embedding (1, d) -> patches (B, T, p * p * c).
+fn final_layer(g: &mut GraphBuilder, h: &Value, t_embedding: &Value, layer: &FinalLayer) -> Value {
     let d = h.size(2);
     let condition = g.silu(t_embedding);
     let modulation = g.linear(&condition, &layer.adaln_modulation);
@@ -251,17 +248,8 @@ fn modulated(g: &mut GraphBuilder, h: &Value, t_embedding: &Value, layer: &Final
     let scale = g.add(&scale, &one);
     let normal = g.layer_norm(h, LAYER_NORM_EPSILON);
     let scaled = g.mul(&normal, &scale);
-    g.add(&scaled, &shift)
-}
-
-/// Modulated hidden states (B, N * S, d) through a layer to patches of cells: (B * N, channels, h, w), in single
-/// precision from here on, since steps along the trajectory add up.
-fn cells(g: &mut GraphBuilder, modulated: &Value, layer: &Linear, geometry: &Geometry) -> Value {
-    let patches = g.linear(modulated, layer);
-    let (pictures, values) = (patches.size(0) * geometry.clip, patches.size(2));
-    let patches = g.reshape(&patches, &[pictures, geometry.frame_tokens(), values]);
-    let patches = g.as_type(&patches, Dtype::F32);
-    latents_of_patches(g, &patches, geometry)
+    let modulated = g.add(&scaled, &shift);
+    g.linear(&modulated, &layer.linear)
 }
 
 /// `core::sampler::guide` on the two halves of the batch, conditional first.

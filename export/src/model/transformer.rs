@@ -26,7 +26,7 @@ pub struct Transformer {
     pub llm: Llm,
     /// From hidden states to output patches.
     pub final_layer: FinalLayer,
-    /// From hidden states to motion, and on to pictures, where the model has it.
+    /// From cost volumes to hidden states, on to motion and to pictures, where the model has it.
     pub motion: Option<MotionLayers>,
 }
 
@@ -113,9 +113,10 @@ impl Transformer {
             t_embedder: TimestepMlp::load(&root.at("t_embedder").at("mlp"), d),
             llm: Llm::load(&root.at("llm"), config, tokens),
             final_layer: FinalLayer::load(&root.at("final_layer"), d, patch * patch * channels),
-            motion: config
-                .motion()
-                .map(|sizes| MotionLayers::load(&root.at("motion"), sizes, d, patch * patch)),
+            motion: config.nextclip.as_ref().and_then(|trained| {
+                let sizes = [d, patch, trained.geometry.clip];
+                Some(MotionLayers::load(&root.at("motion"), trained.motion?, sizes))
+            }),
         }
     }
 }

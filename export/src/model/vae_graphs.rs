@@ -1,11 +1,11 @@
 //! The two graphs of the VAE: frames to latents, latents to frames.
 
-use nextclip_core::Geometry;
 use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
 use nextclip_core::manifest::{CacheShape, Dtype, TensorSpec};
+use nextclip_core::{Geometry, Motion};
 use nextclip_predictor::{DECODE, ENCODE, GraphSpecs};
 
-use super::motion::MotionLayers;
+use super::motion::{MotionLayers, cost_volume};
 use super::vae::{Attention, Level, MidBlock, Resnet, Vae};
 use crate::onnx::{Graph, GraphBuilder, GroupNorm, Precision, Value};
 
@@ -21,16 +21,18 @@ pub enum Pixels {
     F32,
 }
 
-/// Frames (B, H, W, 3) -> latents (B, c, h, w): the posterior's mean times the scaling factor.
+/// Frames (B, H, W, 3) -> latents (B, c, h, w): the posterior's mean times the scaling factor. With `motion` also
+/// frames before them -> cost volumes (B, costs, h, w).
 pub fn encode(
     vae: &Vae,
+    motion: Option<&Motion>,
     geometry: &Geometry,
     cache: &CacheShape,
     pixels: Pixels,
     precision: &Precision,
 ) -> Graph {
     let mut g = GraphBuilder::new(ENCODE, precision);
-    let mut specs = GraphSpecs::encode(geometry, cache);
+    let mut specs = GraphSpecs::encode(geometry, cache, motion.copied());
     adapt(&mut specs.inputs[0], pixels);
     let frames = g.input(&specs.inputs[0]);
     let x = from_pixels(&mut g, &frames, pixels);
@@ -40,6 +42,11 @@ pub fn encode(
     let factor = g.scalar(vae.scaling_factor);
     let latents = g.mul(&mean, &factor);
     g.output(&specs.outputs[0], &latents);
+    if let Some(sizes) = motion {
+        let before = g.input(&specs.inputs[1]);
+        let costs = cost_volume(&mut g, sizes, [&frames, &before], geometry);
+        g.output(&specs.outputs[1], &costs);
+    }
     g.finish()
 }
 

@@ -8,6 +8,7 @@ mod graph;
 mod integers;
 mod layers;
 mod operators;
+mod pictures;
 pub mod proto;
 mod quantised;
 mod serialize;

@@ -157,22 +157,9 @@ impl GraphBuilder {
         })
     }
 
-    /// Sum over one axis, which stays with size 1.
-    pub fn sum(&mut self, x: &Value, axis: usize) -> Value {
-        let mut shape = x.shape.clone();
-        shape[axis] = 1;
-        let axes = self.indices(&[axis as i64]);
-        self.node("ReduceSum", &[x, &axes], vec![int("keepdims", 1)], &shape, x.dtype)
-    }
-
     /// Softmax over the last axis.
     pub fn softmax(&mut self, x: &Value) -> Value {
         self.node("Softmax", &[x], vec![int("axis", -1)], &x.shape, x.dtype)
-    }
-
-    /// Softmax over any axis.
-    pub fn softmax_over(&mut self, x: &Value, axis: usize) -> Value {
-        self.node("Softmax", &[x], vec![int("axis", axis as i64)], &x.shape, x.dtype)
     }
 
     /// Another element type; to u8 the values must lie in 0 to 255.
@@ -228,27 +215,6 @@ impl GraphBuilder {
         self.node("Resize", &[x, &none, &scales], attributes, &shape, x.dtype)
     }
 
-    /// Every cell of (B, c, H, W) `factor` times along both axes, bilinear between the cells' centres.
-    pub fn enlarge_linear(&mut self, x: &Value, factor: usize) -> Value {
-        let [batch, channels, rows, columns] = [0, 1, 2, 3].map(|axis| x.shape[axis]);
-        let scale = factor as f32;
-        let scales = self.table(&format!("enlarge {factor} times"), &[4], vec![1.0, 1.0, scale, scale]);
-        let none = Value { name: String::new(), shape: vec![], dtype: Dtype::F32 };
-        let attributes = vec![text("mode", "linear"), text("coordinate_transformation_mode", "half_pixel")];
-        let shape = [batch, channels, factor * rows, factor * columns];
-        self.node("Resize", &[x, &none, &scales], attributes, &shape, x.dtype)
-    }
-
-    /// (B, c, H, W) at `places` (B, rows, columns, 2), each x and y from -1 at the first edge to 1 at the other, bilinear
-    /// between pixels' centres, the border repeated: (B, c, rows, columns).
-    pub fn sample(&mut self, x: &Value, places: &Value) -> Value {
-        assert!(x.shape[0] == places.shape[0] && places.shape[3] == 2, "GridSample of {x} at {places}");
-        let attributes =
-            vec![text("mode", "linear"), text("padding_mode", "border"), int("align_corners", 0)];
-        let shape = [x.shape[0], x.shape[1], places.shape[1], places.shape[2]];
-        self.node("GridSample", &[x, places], attributes, &shape, x.dtype)
-    }
-
     /// Every channel of (B, c, n) brought to mean 0 and variance 1.
     pub fn instance_norm(&mut self, x: &Value, epsilon: f32) -> Value {
         let channels = x.shape[1];
@@ -302,6 +268,6 @@ fn float(name: &str, f: f32) -> proto::Attribute {
     proto::Attribute { f: Some(f), ..attribute(name, attribute_type::FLOAT) }
 }
 
-fn text(name: &str, s: &str) -> proto::Attribute {
+pub(super) fn text(name: &str, s: &str) -> proto::Attribute {
     proto::Attribute { s: Some(s.into()), ..attribute(name, attribute_type::STRING) }
 }

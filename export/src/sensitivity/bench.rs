@@ -127,10 +127,10 @@ impl Prediction {
         for picture in seen {
             predictor.see(picture)?;
         }
-        let predicted = predictor.predict(0, index as u64)?;
-        let pictures = predictor.render(&predicted)?;
+        let latents = predictor.predict(0, index as u64)?;
+        let pictures = predictor.render(&latents)?;
         let errors = pictures.iter().zip(came).filter_map(|(a, b)| mean_squared_error(a, b));
-        Ok(Self { mse: mean(errors), latents: predicted.latents, pictures })
+        Ok(Self { mse: mean(errors), latents, pictures })
     }
 
     fn psnr_db(&self) -> f64 {

@@ -58,7 +58,7 @@ impl TransformerConfig {
         self.hidden_size / self.num_attention_heads
     }
 
-    /// Sizes of the motion that the model predicts beside latents, where it does.
+    /// Sizes of the motion that the model says of remembered frames, where it does.
     pub fn motion(&self) -> Option<Motion> {
         self.nextclip.as_ref().and_then(|trained| trained.motion)
     }

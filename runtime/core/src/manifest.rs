@@ -46,7 +46,7 @@ pub struct Manifest {
     pub geometry: Geometry,
     /// Sizes and element type of the key-value cache.
     pub cache: CacheShape,
-    /// Sizes of what `denoise` gives beside latents and `decode` reads beside them, where the model has it.
+    /// Sizes of the motion that `remember` gives and `decode` reads, where the model has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub motion: Option<Motion>,
     /// How noise becomes a clip, unless the runtime is told otherwise.
@@ -338,7 +338,7 @@ impl Manifest {
         let manifest: Self = serde_json::from_value(value)?;
         manifest.geometry.validate()?;
         manifest.cache.validate().map_err(ManifestError::Cache)?;
-        if let Some(fault) = manifest.motion.and_then(|motion| motion.fault()) {
+        if let Some(fault) = manifest.motion.and_then(|motion| motion.fault_with(&manifest.geometry)) {
             return Err(ManifestError::Motion(fault));
         }
         for (graph, Graph { path, .. }) in manifest.graphs.iter() {

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use ndarray::{Array3, Array4};
-use nextclip_core::Picture;
 use nextclip_core::sampler::noise;
-use nextclip_predictor::{DECODE, DENOISE, ENCODE, PredictedClip, Predictor, REMEMBER, Settings};
+use nextclip_core::{Latents, Picture};
+use nextclip_predictor::{DECODE, DENOISE, ENCODE, Predictor, REMEMBER, Settings};
 
 const RUNS: usize = 31;
 
@@ -61,7 +61,7 @@ struct Subject {
     predictor: Predictor,
     frame: Picture,
     latent: Array3<f32>,
-    clip: PredictedClip,
+    clip: Latents,
 }
 
 impl Subject {
@@ -75,11 +75,6 @@ impl Subject {
             predictor.remember(latent.view())?;
         }
         let frame = Picture::from_elem((geometry.height, geometry.width, 3), 128);
-        if predictor.manifest().graphs.encode.is_some() {
-            predictor.see(&frame)?;
-        }
-        let motion = predictor.denoise(&clip, 0.0, 1.0)?.motion;
-        let clip = PredictedClip { latents: clip, motion };
         Ok(Self { predictor, frame, latent, clip })
     }
 
@@ -87,8 +82,8 @@ impl Subject {
         match graph {
             ENCODE => self.predictor.encode(&self.frame).map(drop),
             REMEMBER => self.predictor.remember(self.latent.view()),
-            DENOISE => self.predictor.denoise(&self.clip.latents, 0.0, 1.0).map(drop),
-            _ => self.predictor.render(&self.clip).map(drop),
+            DENOISE => self.predictor.denoise(&self.clip, 0.0, 1.0).map(drop),
+            _ => self.predictor.decode(&self.clip).map(drop),
         }
     }
 }

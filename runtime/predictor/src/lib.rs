@@ -19,7 +19,6 @@
 mod bound;
 mod bundle;
 mod cache;
-mod clip;
 mod contract;
 mod error;
 mod graph;
@@ -30,10 +29,9 @@ mod provider;
 
 pub use bundle::open as verified_manifest;
 pub use cache::CacheNumber;
-pub use clip::PredictedClip;
 pub use contract::{DECODE, DENOISE, ENCODE, GraphSpecs, OBSERVED, REMEMBER};
 pub use error::Error;
 pub use graph::{GraphSession, Input, Probe, options as session_options};
 pub use library::{environment as onnx_environment, init_onnx_runtime};
-pub use predictor::{Predictor, Settings};
+pub use predictor::{Encoded, Predictor, Settings};
 pub use provider::{Execution, GpuSettings, Provider};

@@ -4,14 +4,13 @@ use std::path::Path;
 
 use log::info;
 use ndarray::{
-    Array3, Array4, ArrayView, ArrayView1, ArrayView3, ArrayView4, ArrayViewD, Axis, Dimension, Ix3, Ix4,
+    Array, Array3, Array5, ArrayView, ArrayView1, ArrayView3, ArrayViewD, Axis, CowArray, Dimension, Ix3, Ix4,
 };
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{History, Latents, Manifest, Picture};
 
 use crate::bundle;
 use crate::cache::Cache;
-use crate::clip::PredictedClip;
 use crate::contract::{DECODE, DENOISE, ENCODE, REMEMBER};
 use crate::error::Error;
 use crate::graph::{GraphSession, Input, Probe};
@@ -42,12 +41,28 @@ pub struct Predictor {
     /// Scale for the denoise graph, where it has both branches.
     guidance: Option<f32>,
     cache: Cache,
-    /// The newest frame seen: pictures of the future are made with its help.
-    last_frame: Option<Picture>,
+    newest: Option<Newest>,
     encode: Option<GraphSession>,
     remember: GraphSession,
     denoise: GraphSession,
     decode: Option<GraphSession>,
+}
+
+/// The newest frame seen: pictures of the future are made of it.
+#[derive(Debug)]
+struct Newest {
+    frame: Picture,
+    /// Where its cells go, (1, N, m, h, w), of a model with motion.
+    motion: Option<Array5<f32>>,
+}
+
+/// A frame as the `encode` graph reads it after the one before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Encoded {
+    /// (c, h, w).
+    pub latent: Array3<f32>,
+    /// How unlike the frame before it is, (costs, h, w), of a model with motion; zeros where there was none.
+    pub costs: Option<Array3<f32>>,
 }
 
 impl Predictor {
@@ -68,7 +83,7 @@ impl Predictor {
             denoise: open(DENOISE, &graphs.denoise)?,
             decode: graphs.decode.as_ref().map(|graph| open(DECODE, graph)).transpose()?,
             cache: Cache::new(&manifest.geometry, &manifest.cache),
-            last_frame: None,
+            newest: None,
             provider,
             grid,
             guidance,
@@ -120,72 +135,123 @@ impl Predictor {
 
     /// The latent (c, h, w) of a frame of the bundle's size.
     pub fn encode(&mut self, frame: &Picture) -> Result<Array3<f32>, Error> {
+        Ok(self.encode_after(frame, None)?.latent)
+    }
+
+    /// The frame as it is remembered after the newest one that [`Self::see`] was given: the first half of `see`.
+    pub fn encode_next(&mut self, frame: &Picture) -> Result<Encoded, Error> {
+        let newest = self.newest.take();
+        let encoded = self.encode_after(frame, newest.as_ref().map(|newest| &newest.frame));
+        self.newest = newest;
+        encoded
+    }
+
+    fn encode_after(&mut self, frame: &Picture, before: Option<&Picture>) -> Result<Encoded, Error> {
         let geometry = &self.manifest.geometry;
         check("frame", frame.shape(), &[geometry.height, geometry.width, 3])?;
         let graph = self.encode.as_mut().ok_or(Error::NoVae(ENCODE))?;
         let frame = frame.as_standard_layout();
-        let inputs = [("frames", Input::U8(frame.view().insert_axis(Axis(0)).into_dyn()))];
-        graph.run(&inputs, ["latents"], |[latents]| Ok(first::<_, Ix3>(latents)?.to_owned()))
+        if self.manifest.motion.is_none() {
+            let latent =
+                graph.run(&[("frames", picture(&frame))], ["latents"], |[latents]| owned(latents))?;
+            return Ok(Encoded { latent, costs: None });
+        }
+        let earlier = before.map_or_else(|| frame.view().into(), |before| before.as_standard_layout());
+        let inputs = [("frames", picture(&frame)), ("before", picture(&earlier))];
+        let (latent, mut costs) = graph.run(&inputs, ["latents", "costs"], |[latents, costs]| {
+            Ok((owned(latents)?, owned::<Ix3>(costs)?))
+        })?;
+        if before.is_none() {
+            costs.fill(0.0);
+        }
+        Ok(Encoded { latent, costs: Some(costs) })
     }
 
     /// Adds a frame, as its clean latent (c, h, w), to what predictions are made from. The oldest
     /// frame leaves where the window is full.
+    ///
+    /// A model with motion does not learn of a bare latent how it came about, and has no picture to move: until the
+    /// next frame is seen, [`Self::render`] is [`Self::decode`].
     pub fn remember(&mut self, latent: ArrayView3<'_, f32>) -> Result<(), Error> {
+        let costs = self.costs_shape().map(Array3::zeros);
+        self.keep(latent, costs.as_ref().map(|costs| costs.view()))?;
+        if self.manifest.motion.is_some() {
+            self.newest = None;
+        }
+        Ok(())
+    }
+
+    /// Adds a frame that [`Self::encode_next`] was given to what predictions are made from: the second half of `see`.
+    pub fn remember_next(&mut self, frame: &Picture, encoded: &Encoded) -> Result<(), Error> {
+        let geometry = &self.manifest.geometry;
+        check("frame", frame.shape(), &[geometry.height, geometry.width, 3])?;
+        let motion = self.keep(encoded.latent.view(), encoded.costs.as_ref().map(|costs| costs.view()))?;
+        match &mut self.newest {
+            Some(newest) => {
+                newest.frame.assign(frame);
+                newest.motion = motion;
+            }
+            none => *none = Some(Newest { frame: frame.clone(), motion }),
+        }
+        Ok(())
+    }
+
+    fn keep(
+        &mut self,
+        latent: ArrayView3<'_, f32>,
+        costs: Option<ArrayView3<'_, f32>>,
+    ) -> Result<Option<Array5<f32>>, Error> {
         let geometry = &self.manifest.geometry;
         let expected = [geometry.latent_channels, geometry.latent_height(), geometry.latent_width()];
         check("latent", latent.shape(), &expected)?;
+        let (found, expected) = (costs.as_ref().map(|costs| costs.shape().to_vec()), self.costs_shape());
+        check("costs", &found.unwrap_or_default(), expected.as_ref().map_or(&[], |shape| shape))?;
         let latent = latent.as_standard_layout();
-        self.cache.remember(&mut self.remember, latent.view().insert_axis(Axis(0)))
+        let costs = costs.as_ref().map(|costs| costs.as_standard_layout());
+        let costs = costs.as_ref().map(|costs| costs.view().insert_axis(Axis(0)));
+        self.cache.remember(&mut self.remember, latent.view().insert_axis(Axis(0)), costs)
     }
 
     /// Encodes and remembers a frame; returns its latent (c, h, w).
     pub fn see(&mut self, frame: &Picture) -> Result<Array3<f32>, Error> {
-        let latent = self.encode(frame)?;
-        self.remember(latent.view())?;
-        match &mut self.last_frame {
-            Some(last) => last.assign(frame),
-            none => *none = Some(frame.clone()),
-        }
-        Ok(latent)
+        let encoded = self.encode_next(frame)?;
+        self.remember_next(frame, &encoded)?;
+        Ok(encoded.latent)
     }
 
     /// Forgets every frame, as after a gap in the stream.
     pub fn forget(&mut self) {
         self.cache.clear();
-        self.last_frame = None;
+        self.newest = None;
     }
 
     /// One Euler step from `t` to `t_next` for a clip (N, c, h, w) that follows the remembered frames.
-    /// With `t_next` = 1 the result is the estimate of the clean clip. Motion is that of the clean clip, wherever
-    /// the step ends.
-    pub fn denoise(&mut self, z: &Latents, t: f32, t_next: f32) -> Result<PredictedClip, Error> {
+    /// With `t_next` = 1 the result is the estimate of the clean clip.
+    pub fn denoise(&mut self, z: &Latents, t: f32, t_next: f32) -> Result<Latents, Error> {
         self.check_clip(z)?;
         let z = z.as_standard_layout();
         let (t, t_next) = ([t], [t_next]);
         let guidance = self.guidance.map(|scale| [scale]);
         let scalar = |value| Input::F32(ArrayView1::from(value).into_dyn());
-        let mut inputs = vec![("z", of_clip(z.view())), ("t", scalar(&t)), ("t_next", scalar(&t_next))];
+        let mut inputs = vec![
+            ("z", Input::F32(z.view().insert_axis(Axis(0)).into_dyn())),
+            ("t", scalar(&t)),
+            ("t_next", scalar(&t_next)),
+        ];
         inputs.extend(self.cache.now());
         inputs.extend(guidance.as_ref().map(|scale| ("guidance", scalar(scale))));
-        if self.manifest.motion.is_none() {
-            let latents = self.denoise.run(&inputs, ["z_next"], |[z_next]| clip_of(z_next))?;
-            return Ok(PredictedClip { latents, motion: None });
-        }
-        self.denoise.run(&inputs, ["z_next", "motion"], |[z_next, motion]| {
-            Ok(PredictedClip { latents: clip_of(z_next)?, motion: Some(clip_of(motion)?) })
-        })
+        self.denoise.run(&inputs, ["z_next"], |[z_next]| Ok(first::<_, Ix4>(z_next)?.to_owned()))
     }
 
-    /// Denoises a clip (N, c, h, w) from noise to clean, in [`Self::steps`] steps; the last one's motion counts.
-    pub fn sample(&mut self, noise: Latents) -> Result<PredictedClip, Error> {
+    /// Denoises a clip (N, c, h, w) from noise to clean, in [`Self::steps`] steps.
+    pub fn sample(&mut self, noise: Latents) -> Result<Latents, Error> {
         let steps: Vec<_> = self.grid.steps().collect();
-        let noise = PredictedClip { latents: noise, motion: None };
-        steps.into_iter().try_fold(noise, |clip, (t, t_next)| self.denoise(&clip.latents, t, t_next))
+        steps.into_iter().try_fold(noise, |z, (t, t_next)| self.denoise(&z, t, t_next))
     }
 
-    /// Predicts the clip that follows the remembered frames. The same seed and stream give the same clip; `stream` is
-    /// the prediction's number.
-    pub fn predict(&mut self, seed: u64, stream: u64) -> Result<PredictedClip, Error> {
+    /// Predicts the clip (N, c, h, w) that follows the remembered frames. The same seed and stream give
+    /// the same clip; `stream` is the prediction's number.
+    pub fn predict(&mut self, seed: u64, stream: u64) -> Result<Latents, Error> {
         let shape = self.clip_shape();
         let noise = noise(seed, stream, shape.iter().product());
         let found = [noise.len()];
@@ -200,72 +266,64 @@ impl Predictor {
     /// The pictures of a clip (N, c, h, w), as the autoencoder gives them.
     pub fn decode(&mut self, latents: &Latents) -> Result<Vec<Picture>, Error> {
         let geometry = &self.manifest.geometry;
-        let blank = Picture::zeros((geometry.height, geometry.width, 3));
-        let still = self.motion_shape().map(Array4::zeros);
-        self.pictures(latents, still.as_ref(), &blank, 0.0)
+        let frame = Picture::zeros((geometry.height, geometry.width, 3));
+        let motion = self.motion_shape().map(Array5::zeros);
+        self.pictures(latents, &Newest { frame, motion }, 0.0)
     }
 
-    /// The pictures of a predicted clip, made with the newest frame that [`Self::see`] was given: a model with motion
-    /// moves it to where it is predicted to be; of one without, what is not predicted to change stays as it was. Without
-    /// a frame, the same as [`Self::decode`].
-    pub fn render(&mut self, clip: &PredictedClip) -> Result<Vec<Picture>, Error> {
-        let Some(last) = self.last_frame.take() else { return self.decode(&clip.latents) };
-        let pictures = self.pictures(&clip.latents, clip.motion.as_ref(), &last, 1.0);
-        self.last_frame = Some(last);
+    /// The pictures of a predicted clip (N, c, h, w), made of the newest frame that [`Self::see`] was given: a model with
+    /// motion moves it; of one without, what is not predicted to change stays as it was. Without such a frame, the same
+    /// as [`Self::decode`].
+    pub fn render(&mut self, latents: &Latents) -> Result<Vec<Picture>, Error> {
+        let Some(newest) = self.newest.take() else { return self.decode(latents) };
+        let pictures = self.pictures(latents, &newest, 1.0);
+        self.newest = Some(newest);
         pictures
     }
 
-    /// Goes on from a predicted clip as if it had been seen; `pictures` are what [`Self::render`] made of it.
+    /// Goes on from a predicted clip as if it had come; `pictures` are what [`Self::render`] made of it.
     ///
-    /// Motion begins at the last frame of the history, so that a model with motion sees the pictures, as the published
-    /// code does. One without remembers the latents, without a way through pixels, and goes on to keep of the last real
-    /// frame what does not change.
-    pub fn follow(&mut self, clip: &PredictedClip, pictures: &[Picture]) -> Result<(), Error> {
-        self.check_clip(&clip.latents)?;
+    /// A model with motion sees the pictures, and moves the last of them from then on. One without remembers the latents,
+    /// without a way through pixels, and goes on to keep of the last real frame what does not change.
+    pub fn follow(&mut self, latents: &Latents, pictures: &[Picture]) -> Result<(), Error> {
+        self.check_clip(latents)?;
         if self.manifest.motion.is_none() {
-            return clip.latents.outer_iter().try_for_each(|latent| self.remember(latent));
+            return latents.outer_iter().try_for_each(|latent| self.remember(latent));
         }
         check("pictures of a clip", &[pictures.len()], &[self.manifest.geometry.clip])?;
         pictures.iter().try_for_each(|picture| self.see(picture).map(drop))
     }
 
-    fn pictures(
-        &mut self,
-        latents: &Latents,
-        motion: Option<&Array4<f32>>,
-        last: &Picture,
-        gate: f32,
-    ) -> Result<Vec<Picture>, Error> {
+    fn pictures(&mut self, latents: &Latents, newest: &Newest, gate: f32) -> Result<Vec<Picture>, Error> {
         self.check_clip(latents)?;
-        let nothing: &[usize] = &[];
-        check(
-            "motion of a clip",
-            motion.map_or(nothing, |motion| motion.shape()),
-            self.motion_shape().as_ref().map_or(nothing, |shape| shape),
-        )?;
         let graph = self.decode.as_mut().ok_or(Error::NoVae(DECODE))?;
-        let (latents, last, gate) = (latents.as_standard_layout(), last.as_standard_layout(), [gate]);
-        let motion = motion.map(|motion| motion.as_standard_layout());
+        let (latents, last, gate) = (latents.as_standard_layout(), newest.frame.as_standard_layout(), [gate]);
         let mut inputs = vec![
-            ("latents", of_clip(latents.view())),
-            ("last_frames", Input::U8(last.view().insert_axis(Axis(0)).into_dyn())),
+            ("latents", Input::F32(latents.view().insert_axis(Axis(0)).into_dyn())),
+            ("last_frames", picture(&last)),
             ("gate", Input::F32(ArrayView1::from(&gate).into_dyn())),
         ];
-        inputs.extend(motion.as_ref().map(|motion| ("motion", of_clip(motion.view()))));
+        inputs.extend(newest.motion.as_ref().map(|motion| ("motion", Input::F32(motion.view().into_dyn()))));
         graph.run(&inputs, ["frames"], |[frames]| {
             Ok(first::<_, Ix4>(frames)?.outer_iter().map(|frame| frame.to_owned()).collect())
         })
     }
 
+    /// (costs, h, w), of a model with motion.
+    fn costs_shape(&self) -> Option<[usize; 3]> {
+        let [_, _, rows, columns] = self.clip_shape();
+        self.manifest.motion.map(|motion| [motion.costs(), rows, columns])
+    }
+
+    /// (1, N, m, h, w), of a model with motion.
+    fn motion_shape(&self) -> Option<[usize; 5]> {
+        let [frames, _, rows, columns] = self.clip_shape();
+        self.manifest.motion.map(|motion| [1, frames, motion.channels(), rows, columns])
+    }
+
     fn clip_shape(&self) -> [usize; 4] {
         let geometry = &self.manifest.geometry;
         [geometry.clip, geometry.latent_channels, geometry.latent_height(), geometry.latent_width()]
-    }
-
-    /// (N, m, h, w), of a model with motion.
-    fn motion_shape(&self) -> Option<[usize; 4]> {
-        let [frames, _, rows, columns] = self.clip_shape();
-        self.manifest.motion.map(|motion| [frames, motion.channels(), rows, columns])
     }
 
     fn check_clip(&self, clip: &Latents) -> Result<(), Error> {
@@ -289,14 +347,14 @@ fn check(what: &'static str, found: &[usize], expected: &[usize]) -> Result<(), 
     Err(Error::Shape { what, found: found.into(), expected: expected.into() })
 }
 
-/// A clip (N, c, h, w) as a graph reads that of one camera.
-fn of_clip(array: ArrayView4<'_, f32>) -> Input<'_> {
-    Input::F32(array.insert_axis(Axis(0)).into_dyn())
+/// A picture as a graph reads that of one camera.
+fn picture<'a>(frame: &'a CowArray<'_, u8, Ix3>) -> Input<'a> {
+    Input::U8(frame.view().insert_axis(Axis(0)).into_dyn())
 }
 
-/// And back.
-fn clip_of(batch: ArrayViewD<'_, f32>) -> ort::Result<Array4<f32>> {
-    Ok(first::<_, Ix4>(batch)?.to_owned())
+/// The one camera's part of an output, copied.
+fn owned<D: Dimension>(batch: ArrayViewD<'_, f32>) -> ort::Result<Array<f32, D>> {
+    Ok(first::<_, D>(batch)?.to_owned())
 }
 
 /// The one camera's part of an output.
