@@ -1,5 +1,6 @@
 //! What crosses crates: parity, round trips, the daemon end to end.
 
+mod motion;
 mod random_checkpoint;
 mod reference;
 

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use log::info;
 use ndarray::{
-    Array, Array3, Array5, ArrayView, ArrayView1, ArrayView3, ArrayViewD, Axis, CowArray, Dimension, Ix3, Ix4,
+    Array, Array3, Array5, ArrayView, ArrayView1, ArrayView3, ArrayView4, ArrayViewD, Axis, CowArray,
+    Dimension, Ix3, Ix4,
 };
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{History, Latents, Manifest, Picture};
@@ -115,6 +116,13 @@ impl Predictor {
     /// Which frames are remembered.
     pub fn history(&self) -> &History {
         self.cache.history()
+    }
+
+    /// Where the cells of the newest frame that [`Self::see`] was given go in the N frames after it, (N, m, h, w), of a model
+    /// with motion.
+    pub fn motion(&self) -> Option<ArrayView4<'_, f32>> {
+        let motion = self.newest.as_ref()?.motion.as_ref()?;
+        Some(motion.index_axis(Axis(0), 0))
     }
 
     /// K: denoising steps of [`Self::sample`].
