@@ -14,6 +14,7 @@ mod vae_graphs;
 pub use checkpoint::{Checkpoint, CheckpointVae, Survey};
 pub use denoise::denoise;
 pub use motion::MotionLayers;
+pub(crate) use motion::{COSTS, LANDING};
 pub use remember::remember;
 pub use transformer::Transformer;
 pub use vae::Vae;

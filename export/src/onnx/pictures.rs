@@ -57,7 +57,7 @@ impl GraphBuilder {
     pub fn sample(&mut self, x: &Value, places: &Value) -> Value {
         assert!(x.shape[0] == places.shape[0] && places.shape[3] == 2, "GridSample of {x} at {places}");
         let attributes =
-            vec![text("mode", "linear"), text("padding_mode", "border"), int("align_corners", 0)];
+            vec![text("mode", "bilinear"), text("padding_mode", "border"), int("align_corners", 0)];
         let shape = [x.shape[0], x.shape[1], places.shape[1], places.shape[2]];
         self.node("GridSample", &[x, places], attributes, &shape, x.dtype)
     }

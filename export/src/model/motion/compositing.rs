@@ -3,7 +3,7 @@
 use nextclip_core::manifest::Dtype;
 use nextclip_core::{Geometry, Motion};
 
-use super::MotionLayers;
+use super::{LANDING, MotionLayers};
 use crate::model::vae_graphs::from_bytes;
 use crate::onnx::{GraphBuilder, Value};
 
@@ -29,7 +29,7 @@ impl MotionLayers {
         let batch = last_frames.size(0);
         let decoded = g.clip(decoded, -1.0, 1.0);
         let last = from_bytes(g, last_frames); // (B, 3, H, W)
-        let landed = self.landed(g, motion, geometry);
+        let landed = g.within(LANDING, |g| self.landed(g, motion, geometry));
         let moved = self.moved(g, &last, &landed.from, geometry); // (B * N, 3 * K, H, W)
 
         let last = g.reshape(&last, &[batch, 1, 3, rows, columns]);

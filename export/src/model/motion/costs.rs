@@ -7,6 +7,7 @@
 use nextclip_core::manifest::Dtype;
 use nextclip_core::{Geometry, Motion};
 
+use super::COSTS;
 use crate::onnx::{GraphBuilder, Value};
 
 const COLOURS: usize = 3;
@@ -20,7 +21,7 @@ pub(in crate::model) fn cost_volume(
 ) -> Value {
     let (rows, columns) = (geometry.height / 2, geometry.width / 2);
     let (batch, steps) = (frames.size(0), 2 * sizes.reach + 1);
-    g.within("costs", |g| {
+    g.within(COSTS, |g| {
         let [now, before] = [frames, before].map(|frames| half(g, frames)); // (B, rows, columns, 3)
         let all = displaced(g, &before, 2, sizes.reach); // (B, rows, dx, columns, 3)
         let all = g.reshape(&all, &[batch, rows, steps * columns * COLOURS]);

@@ -12,6 +12,10 @@ use crate::onnx::{Conv, GraphBuilder, Linear, Value};
 
 pub(super) use costs::cost_volume;
 
+/// Where products are noted that have no weights: of cost volumes, and of what lands where.
+pub(crate) const COSTS: &str = "motion.costs";
+pub(crate) const LANDING: &str = "motion.landing";
+
 /// Channels between convolutions where the tensors do not say.
 const HIDDEN: usize = 16;
 
