@@ -33,10 +33,10 @@ pub fn encode(
 ) -> Graph {
     let mut g = GraphBuilder::new(ENCODE, precision);
     let mut specs = GraphSpecs::encode(geometry, cache, motion.copied());
-    adapt(&mut specs.inputs[0], pixels);
+    specs.inputs.iter_mut().for_each(|spec| adapt(spec, pixels));
     let frames = g.input(&specs.inputs[0]);
-    let x = from_pixels(&mut g, &frames, pixels);
-    let x = g.in_float(&x);
+    let pictures = from_pixels(&mut g, &frames, pixels);
+    let x = g.in_float(&pictures);
     let moments = encoder(&mut g, vae, &x); // (B, 2 c, h, w)
     let mean = g.slice(&moments, 1, 0..vae.latent_channels);
     let factor = g.scalar(vae.scaling_factor);
@@ -44,7 +44,8 @@ pub fn encode(
     g.output(&specs.outputs[0], &latents);
     if let Some(sizes) = motion {
         let before = g.input(&specs.inputs[1]);
-        let costs = cost_volume(&mut g, sizes, [&frames, &before], geometry);
+        let before = from_pixels(&mut g, &before, pixels);
+        let costs = cost_volume(&mut g, sizes, [&pictures, &before], geometry);
         g.output(&specs.outputs[1], &costs);
     }
     g.finish()

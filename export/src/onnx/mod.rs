@@ -21,6 +21,7 @@ pub use explicit::{EightBitWeight, EightBits, Format, LayerRanges};
 pub use graph::{Constant, Graph, LayerUse, Layout, Value};
 pub use integers::{Beside, Integers};
 pub use layers::{Conv, GroupNorm, Linear, Rotation};
+pub use pictures::transposed;
 pub(crate) use quantised::covers;
 pub use quantised::{Choice, Precision, Ranges, Recipe};
 pub use serialize::{OPSET, Planned, WeightFile, model};

@@ -260,7 +260,7 @@ pub(super) fn int(name: &str, i: i64) -> proto::Attribute {
     proto::Attribute { i: Some(i), ..attribute(name, attribute_type::INT) }
 }
 
-fn ints(name: &str, ints: Vec<i64>) -> proto::Attribute {
+pub(super) fn ints(name: &str, ints: Vec<i64>) -> proto::Attribute {
     proto::Attribute { ints, ..attribute(name, attribute_type::INTS) }
 }
 

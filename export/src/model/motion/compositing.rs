@@ -3,9 +3,13 @@
 use nextclip_core::manifest::Dtype;
 use nextclip_core::{Geometry, Motion};
 
-use super::{LANDING, MotionLayers};
+use super::{LANDING, MotionLayers, first_conv};
 use crate::model::vae_graphs::from_bytes;
 use crate::onnx::{GraphBuilder, Value};
+
+/// An affinity so far below the greatest counts nothing, 4e-31 of it. Without a floor, exponentials of far cells are
+/// subnormal numbers, with which everything takes many times as long.
+const NOTHING: f32 = 70.0;
 
 /// What lands on the cells of predicted frames.
 struct Landed {
@@ -35,17 +39,22 @@ impl MotionLayers {
         let last = g.reshape(&last, &[batch, 1, 3, rows, columns]);
         let last = g.expand(&last, &[batch, geometry.clip, 3, rows, columns]);
         let last = g.reshape(&last, decoded.shape());
-        let carried = g.enlarge_linear(&landed.carried, geometry.vae_scale);
+        let carried = g.within(LANDING, |g| g.enlarge_linear(&landed.carried, geometry.vae_scale));
         let sources = g.concat(&[&decoded, &last, &moved], 1);
-        let seen = g.concat(&[&sources, &carried], 1);
-        let weights = self.weights(g, &seen); // (B * N, sources, H, W)
+        let logits = self.logits(g, &[&sources, &carried]); // (B * N, sources, H, W)
 
+        // Shares of exponentials, the greatest of which is 1: a Softmax across planes would be slower than all this.
+        let greatest = g.largest(&logits, 1);
+        let logits = g.sub(&logits, &greatest);
+        let shares = g.map("Exp", &logits);
+        let whole = g.sum_along(&shares, 1);
         let count = self.sizes.sources();
         let sources = g.reshape(&sources, &[pictures, count, 3, rows, columns]);
-        let weights = g.reshape(&weights, &[pictures, count, 1, rows, columns]);
-        let parts = g.mul(&sources, &weights);
+        let shares = g.reshape(&shares, &[pictures, count, 1, rows, columns]);
+        let parts = g.mul(&sources, &shares);
         let blended = g.sum_along(&parts, 1);
         let blended = g.reshape(&blended, decoded.shape());
+        let blended = g.div(&blended, &whole);
         let change = g.sub(&blended, &decoded);
         let change = g.mul(&change, gate);
         g.add(&decoded, &change)
@@ -80,10 +89,13 @@ impl MotionLayers {
             .collect();
         let to = g.table("places to land", &[cells, 3], to);
         let affinity = g.matmul(&to, &landing); // (each, p, q)
+        let greatest = g.largest(&affinity, 2);
+        let floor = g.scalar(NOTHING);
+        let floor = g.sub(&greatest, &floor);
+        let affinity = g.zip("Max", &affinity, &floor);
         let choice = g.softmax(&affinity);
 
         // The greatest share is exp(greatest affinity) over the sum of all exponentials.
-        let greatest = g.largest(&affinity, 2);
         let share = g.largest(&choice, 2);
         let share = g.map("Log", &share);
         let density = g.sub(&greatest, &share); // (each, p, 1)
@@ -118,7 +130,7 @@ impl MotionLayers {
     /// all its pictures lie under one another, so that its frame is read where it is, not copied for each of them.
     fn moved(&self, g: &mut GraphBuilder, last: &Value, from: &Value, geometry: &Geometry) -> Value {
         let [batch, rows, columns] = [0, 2, 3].map(|axis| last.size(axis));
-        let shifts = g.enlarge_linear(from, geometry.vae_scale);
+        let shifts = g.within(LANDING, |g| g.enlarge_linear(from, geometry.vae_scale));
         let pixels = g.table("places of pixels", &[2, rows, columns], pixels(rows, columns));
         let places = g.add(&shifts, &pixels);
         let places = g.transpose(&places, &[0, 2, 3, 1]);
@@ -131,17 +143,15 @@ impl MotionLayers {
         g.reshape(&moved, &[batch * geometry.clip, 3 * candidates, rows, columns])
     }
 
-    /// How much of each source a pixel takes, together 1: from (B * N, `Motion::blend_inputs`, H, W).
-    fn weights(&self, g: &mut GraphBuilder, seen: &Value) -> Value {
+    /// How much each source counts at a pixel, as logits (B * N, sources, H, W): from all that the blend reads, in parts.
+    fn logits(&self, g: &mut GraphBuilder, seen: &[&Value]) -> Value {
         let [first, second, last] = &self.blend;
-        let x = g.in_float(seen);
-        let x = g.conv(&x, first);
+        let x = first_conv(g, seen, first);
         let x = g.silu(&x);
         let x = g.conv(&x, second);
         let x = g.silu(&x);
         let logits = g.conv(&x, last);
-        let logits = g.as_type(&logits, Dtype::F32);
-        g.softmax_along(&logits, 1)
+        g.as_type(&logits, Dtype::F32)
     }
 }
 

@@ -4,15 +4,15 @@
 //! pieces: along a row, where the border is repeated by the indices themselves, then of whole rows. Means are matrix
 //! products: over colours and along rows, then over rows.
 
-use nextclip_core::manifest::Dtype;
 use nextclip_core::{Geometry, Motion};
 
 use super::COSTS;
-use crate::onnx::{GraphBuilder, Value};
+use crate::onnx::{GraphBuilder, Value, transposed};
 
 const COLOURS: usize = 3;
 
-/// How unlike frames u8 (B, H, W, 3) are to those `before` them, for every displacement: f32 (B, costs, h, w).
+/// How unlike frames are to those `before` them, both (B, 3, H, W) from -1 to 1 in single precision, for every
+/// displacement: (B, costs, h, w).
 pub(in crate::model) fn cost_volume(
     g: &mut GraphBuilder,
     sizes: &Motion,
@@ -20,16 +20,22 @@ pub(in crate::model) fn cost_volume(
     geometry: &Geometry,
 ) -> Value {
     let (rows, columns) = (geometry.height / 2, geometry.width / 2);
-    let (batch, steps) = (frames.size(0), 2 * sizes.reach + 1);
+    let (batch, steps, row) = (frames.size(0), 2 * sizes.reach + 1, columns * COLOURS);
     g.within(COSTS, |g| {
-        let [now, before] = [frames, before].map(|frames| half(g, frames)); // (B, rows, columns, 3)
+        let [now, before] = [frames, before].map(|frames| {
+            let half = g.halve(frames);
+            g.transpose(&half, &[0, 2, 3, 1]) // (B, rows, columns, 3)
+        });
         let all = displaced(g, &before, 2, sizes.reach); // (B, rows, dx, columns, 3)
-        let all = g.reshape(&all, &[batch, rows, steps * columns * COLOURS]);
+        let all = g.reshape(&all, &[batch, rows, steps * row]);
         let all = displaced(g, &all, 1, sizes.reach); // (B, dy, rows, dx * columns * 3)
-        let all = g.reshape(&all, &[batch, steps, rows, steps, columns * COLOURS]);
-        let now = g.reshape(&now, &[batch, 1, rows, 1, columns * COLOURS]);
+        // Once for every dx, so that all of a dy are subtracted in one piece.
+        let now = g.reshape(&now, &[batch, rows, 1, row]);
+        let now = g.expand(&now, &[batch, rows, steps, row]);
+        let now = g.reshape(&now, &[batch, 1, rows, steps * row]);
         let difference = g.sub(&all, &now);
         let unlike = g.mul(&difference, &difference);
+        let unlike = g.reshape(&unlike, &[batch, steps, rows, steps, row]);
 
         let across = window(columns, geometry.vae_scale, COLOURS);
         let across = g.table(
@@ -55,21 +61,6 @@ pub(in crate::model) fn cost_volume(
         let volume = g.sub(&cost, &mean);
         g.reshape(&volume, &[batch, steps * steps, h, w])
     })
-}
-
-/// Frames u8 (B, H, W, 3) at half their size, (B, H / 2, W / 2, 3), on the scale of -1 to 1 but for its zero: only
-/// differences count.
-fn half(g: &mut GraphBuilder, frames: &Value) -> Value {
-    let [batch, rows, columns, colours] = [0, 1, 2, 3].map(|axis| frames.size(axis));
-    // Cast first: TensorRT has bytes at the border of a graph only.
-    let samples = g.cast(frames, Dtype::F32);
-    let rows_apart = g.reshape(&samples, &[batch, rows / 2, 2, columns * colours]);
-    let sum = g.sum_along(&rows_apart, 2);
-    let columns_apart = g.reshape(&sum, &[batch, rows / 2, columns / 2, 2, colours]);
-    let sum = g.sum_along(&columns_apart, 3);
-    let sum = g.reshape(&sum, &[batch, rows / 2, columns / 2, colours]);
-    let unit = g.scalar(4.0 * 127.5);
-    g.div(&sum, &unit)
 }
 
 /// All displacements along `axis` of n places, which becomes two: (2 reach + 1, n). Beyond the border is the border.
@@ -100,11 +91,6 @@ fn window(places: usize, pixels_per_cell: usize, values: usize) -> Vec<f32> {
     matrix
 }
 
-fn transposed(matrix: &[f32], rows: usize) -> Vec<f32> {
-    let columns = matrix.len() / rows;
-    (0..matrix.len()).map(|index| matrix[index % rows * columns + index / rows]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +100,5 @@ mod tests {
         // Two cells of four pixels, two of half resolution.
         let [third, zero] = [1.0 / 3.0, 0.0];
         assert_eq!(window(4, 4, 1), [third, zero, third, third, third, third, zero, third]);
-        assert_eq!(transposed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3), [1.0, 3.0, 5.0, 2.0, 4.0, 6.0]);
     }
 }
