@@ -38,6 +38,9 @@ pub const TINY: Geometry = Geometry {
     frame_interval_ms: 100,
 };
 
+/// Two candidates with a few features, looked for in 25 places.
+pub const MOTION: Motion = Motion { candidates: 2, features: 3, reach: 2 };
+
 impl RandomCheckpoint {
     /// The smallest of everything: a prediction takes milliseconds.
     pub fn tiny() -> Self {
@@ -71,13 +74,12 @@ impl RandomCheckpoint {
         Self { transformer, vae, seed: 1 }
     }
 
-    /// The same with motion: two candidates and a few features.
-    pub fn tiny_with_motion() -> Self {
-        let mut tiny = Self::tiny();
-        if let Some(trained) = &mut tiny.transformer.nextclip {
-            trained.motion = Some(Motion { candidates: 2, features: 3, reach: 2 });
+    /// The same with motion of these sizes.
+    pub fn with_motion(mut self, sizes: Motion) -> Self {
+        if let Some(trained) = &mut self.transformer.nextclip {
+            trained.motion = Some(sizes);
         }
-        tiny
+        self
     }
 
     /// Writes the checkpoint's files into `folder`.

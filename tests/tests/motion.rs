@@ -1,15 +1,13 @@
 //! A model with motion computes what its formulas say: costs, where cells go, and the pictures that are made of it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use ndarray::{Array3, Array4, ArrayView1, ArrayView3, Axis, Ix4, s};
+use ndarray::{Array3, Array4, ArrayView3, Axis, s};
 use nextclip_core::sampler::noise;
-use nextclip_core::{Latents, Manifest, Motion, Picture};
-use nextclip_predictor::{
-    DECODE, Encoded, Execution, GraphSession, Input, Predictor, Settings, verified_manifest,
-};
-use nextclip_tests::{RandomCheckpoint, Reference, TINY};
+use nextclip_core::{Latents, Motion, Picture};
+use nextclip_predictor::{Encoded, Predictor, Settings};
+use nextclip_tests::{DecodeGraph, MOTION, RandomCheckpoint, Reference, TINY};
 use tempfile::TempDir;
 
 /// `<img>`, `</img>`, `<|diffusion|>` of a vocabulary of four.
@@ -31,8 +29,7 @@ struct Bench {
 impl Bench {
     fn new(sizes: Motion) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut random = RandomCheckpoint::tiny_with_motion();
-        random.transformer.nextclip.as_mut().unwrap().motion = Some(sizes);
+        let random = RandomCheckpoint::tiny().with_motion(sizes);
         random.write(&folder.path().join("checkpoint")).unwrap();
         let bundle = folder.path().join("bundle");
         let manifest = random.export(&bundle).unwrap();
@@ -55,8 +52,7 @@ impl Bench {
 }
 
 /// Those of a checkpoint, and one candidate without features that looks as far as it can.
-const SIZES: [Motion; 2] =
-    [Motion { candidates: 2, features: 3, reach: 2 }, Motion { candidates: 1, features: 0, reach: 16 }];
+const SIZES: [Motion; 2] = [MOTION, Motion { candidates: 1, features: 0, reach: 16 }];
 
 fn latents(stream: u64, frames: usize) -> Latents {
     let shape = (frames, TINY.latent_channels, TINY.latent_height(), TINY.latent_width());
@@ -140,51 +136,17 @@ fn frames_say_where_they_go_and_predictions_follow_from_their_costs() {
     assert!(worst(&untold, expected) < TOLERANCE);
 }
 
-/// The `decode` graph by itself, with any motion.
-struct Decoder {
-    session: GraphSession,
-}
-
-impl Decoder {
-    fn open(bundle: &Path) -> Self {
-        let manifest: Manifest = verified_manifest(bundle).unwrap();
-        let graph = manifest.graphs.decode.unwrap();
-        Self { session: GraphSession::open(DECODE, bundle, &graph, &Execution::default(), None).unwrap() }
-    }
-
-    fn pictures(
-        &mut self,
-        latents: &Latents,
-        last: &Picture,
-        motion: &Array4<f32>,
-        gate: f32,
-    ) -> Vec<Picture> {
-        let gate = [gate];
-        let inputs = [
-            ("latents", Input::F32(latents.view().insert_axis(Axis(0)).into_dyn())),
-            ("last_frames", Input::U8(last.view().insert_axis(Axis(0)).into_dyn())),
-            ("gate", Input::F32(ArrayView1::from(&gate).into_dyn())),
-            ("motion", Input::F32(motion.view().insert_axis(Axis(0)).into_dyn())),
-        ];
-        let read = |[frames]: [ndarray::ArrayViewD<'_, u8>; 1]| {
-            let frames = frames.index_axis_move(Axis(0), 0).into_dimensionality::<Ix4>().unwrap();
-            Ok(frames.outer_iter().map(|frame| frame.to_owned()).collect())
-        };
-        self.session.run(&inputs, ["frames"], read).unwrap()
-    }
-}
-
 #[test]
 fn pictures_are_those_of_the_formula() {
     for sizes in SIZES {
         let mut bench = Bench::new(sizes);
-        let mut decoder = Decoder::open(&bench.bundle());
+        let mut decoder = DecodeGraph::open(&bench.bundle()).unwrap();
         let (clip, last) = (latents(1, TINY.clip), picture(3));
         let decoded = bench.predictor.decode(&clip).unwrap();
         // Up to far beyond the frame, which is 6 cells wide.
         for cells in [0.0, 0.3, 4.0] {
             let motion = bench.motion(cells);
-            let shown = decoder.pictures(&clip, &last, &motion, 1.0);
+            let shown = decoder.pictures(&clip, &last, &motion, 1.0).unwrap();
             let (mut off, mut changed) = (0.0_f64, 0.0_f64);
             for ((decoded, shown), motion) in decoded.iter().zip(&shown).zip(motion.outer_iter()) {
                 let motion: ArrayView3<'_, f32> = motion;
@@ -200,7 +162,7 @@ fn pictures_are_those_of_the_formula() {
             assert!(off <= LEVELS, "{off} levels with {sizes:?} and {cells} cells");
             assert!(changed > 20.0, "nothing to see: {changed}");
             // With the gate shut, the last frame and its motion are nothing to the pictures.
-            assert_eq!(decoder.pictures(&clip, &last, &motion, 0.0), decoded);
+            assert_eq!(decoder.pictures(&clip, &last, &motion, 0.0).unwrap(), decoded);
         }
     }
 }
@@ -222,7 +184,7 @@ fn what_is_seen_is_moved_and_what_is_only_remembered_is_not() {
     // The decode graph with the newest frame's own motion.
     let motion = predictor.motion().unwrap().to_owned();
     assert_eq!(
-        Decoder::open(&bench.folder.path().join("bundle")).pictures(&clip, &second, &motion, 1.0),
+        DecodeGraph::open(&bench.bundle()).unwrap().pictures(&clip, &second, &motion, 1.0).unwrap(),
         of_second
     );
 
