@@ -156,16 +156,14 @@ fn predict(
         side.times[stage as usize].push(time);
         time
     };
-    // Remembering alone first, so that `see` below, which also keeps the last frame for compositing, can be
-    // told apart into its two graphs.
     predictor.forget();
     let (newest, earlier) = clip.seen.split_last().context("no frame to predict from")?;
     for frame in earlier {
         let since = Instant::now();
-        let latent = predictor.encode(frame)?;
+        let encoded = predictor.encode_next(frame)?;
         note(Stage::Encode, since, side);
         let since = Instant::now();
-        predictor.remember(latent.view())?;
+        predictor.remember_next(frame, &encoded)?;
         note(Stage::Remember, since, side);
     }
     let since = Instant::now();

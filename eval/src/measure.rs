@@ -11,9 +11,9 @@ use crate::score::{Score, Truth};
 /// What foretells the coming frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forecaster {
-    /// The model, keeping of the last frame what is not predicted to change.
+    /// The model, with the last frame: moved, or kept where nothing is predicted to change.
     Prediction,
-    /// The same without keeping anything: the decoder alone.
+    /// The same without the last frame: the decoder alone.
     Decoder,
     /// The last frame seen, repeated.
     LastFrame,

@@ -1,7 +1,6 @@
 //! The model on its own predictions: how long it stays near, and whether its pictures drift.
 
 use anyhow::{Context, Result, ensure};
-use ndarray::Axis;
 use nextclip_core::metrics::{Area, gradient_energy_within, luma};
 use nextclip_core::{Latents, Picture};
 use nextclip_media::plot::{Line, Plot};
@@ -46,9 +45,9 @@ pub struct Rollout {
 /// How drift is measured, for readers of a report.
 pub const DEFINITION: &str = "\
 Each predicted clip is remembered as if it had been seen, and the next one predicted from it; nothing real is seen any \
-more. Prediction keeps of the last real frame what is not predicted to change. Drift is of the decoder alone: mean \
-brightness less that of what came, standard deviation of brightness and gradient energy (whole frame) over those of what \
-came; 0, 1 and 1 are ideal.";
+more. A model with motion sees its own pictures, and moves the last of them; one without remembers its latents, and keeps of \
+the last real frame what is not predicted to change. Drift is of the decoder alone: mean brightness less that of what came, \
+standard deviation of brightness and gradient energy (whole frame) over those of what came; 0, 1 and 1 are ideal.";
 
 /// Brightness of some pictures beside what came, as sums.
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,9 +122,7 @@ fn follow(
         let latents: &Latents = draws.first().context("nothing was drawn")?;
         let predicted = predictor.render(latents)?;
         let decoded = predictor.decode(latents)?;
-        for latent in latents.axis_iter(Axis(0)) {
-            predictor.remember(latent)?;
-        }
+        predictor.follow(latents, &predicted)?;
         for ((came, predicted), decoded) in came.iter().zip(&predicted).zip(&decoded) {
             let truth = Truth::new(came, last)?;
             gathered.predicted.push(truth.score(predicted)?);

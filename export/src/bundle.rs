@@ -228,11 +228,12 @@ impl Built {
         let upcast = checkpoint.vae.as_ref().is_some_and(|vae| vae.config.force_upcast);
         let vae_precision = if upcast { &precision.with_range_of_single() } else { precision };
         let guided = sampler.guidance != 1.0;
+        let (motion, sizes) = (transformer.motion.as_ref(), config.motion());
         Ok(Self {
-            encode: vae.map(|vae| encode(vae, geometry, cache, Pixels::U8, vae_precision)),
+            encode: vae.map(|vae| encode(vae, sizes.as_ref(), geometry, cache, Pixels::U8, vae_precision)),
             remember: remember(transformer, config, geometry, cache, precision)?,
             denoise: denoise(transformer, config, geometry, cache, guided, precision)?,
-            decode: vae.map(|vae| decode(vae, geometry, cache, Pixels::U8, vae_precision)),
+            decode: vae.map(|vae| decode(vae, motion, geometry, cache, Pixels::U8, vae_precision)),
         })
     }
 
@@ -306,6 +307,7 @@ fn write(
         quantisation: arithmetic.calibrated().map(|calibrated| calibrated.provenance(graphs.iter())),
         geometry: plan.geometry,
         cache: plan.cache.clone(),
+        motion: checkpoint.config.motion(),
         sampler: plan.sampler,
         graphs: entries,
         files: writer.finish()?,

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
+use nextclip_core::Motion;
 use nextclip_core::checkpoint::TokenIds;
 
 use crate::checkpoint::{CheckpointError, Fault, Weights};
-use crate::model::{Checkpoint, Survey};
+use crate::model::{Checkpoint, MotionLayers, Survey};
+use crate::onnx::Conv;
 
 /// A checkpoint's contents as lines of text.
 #[derive(Debug)]
@@ -72,11 +74,24 @@ fn transformer(checkpoint: &Checkpoint, tokens: &TokenIds) -> Vec<(String, Strin
             ),
         ));
     }
+    lines.extend(checkpoint.transformer.motion.as_ref().map(motion));
     let ids = [tokens.img, tokens.img_end, tokens.diffusion];
     let ids: Vec<String> =
         TokenIds::SPELLING.iter().zip(ids).map(|(spelling, id)| format!("{spelling} {id}")).collect();
     lines.push(("tokens".into(), ids.join(", ")));
     lines
+}
+
+fn motion(layers: &MotionLayers) -> (String, String) {
+    let Motion { candidates, features, reach } = layers.sizes;
+    let hidden = |convolutions: &[Conv]| convolutions[0].weight.shape()[0];
+    let text = format!(
+        "{candidates} displacements and {features} features a cell, blended in {} channels; looks {reach} steps of two \
+         pixels back, in {} channels",
+        hidden(&layers.blend),
+        hidden(&layers.stem)
+    );
+    ("motion".into(), text)
 }
 
 fn vae(checkpoint: &Checkpoint) -> Vec<(String, String)> {

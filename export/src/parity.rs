@@ -152,8 +152,8 @@ fn autoencoder(source: &CheckpointVae, folder: &Path) -> Result<Vec<Line>, Parit
     geometry.validate()?;
     let cache = CacheShape { layers: 0, batch: 1, kv_heads: 0, head_dim: 0, element: CacheElement::F32 };
     let graphs = [
-        encode(&source.vae, &geometry, &cache, Pixels::F32, &Precision::Float),
-        decode(&source.vae, &geometry, &cache, Pixels::F32, &Precision::Float),
+        encode(&source.vae, None, &geometry, &cache, Pixels::F32, &Precision::Float),
+        decode(&source.vae, None, &geometry, &cache, Pixels::F32, &Precision::Float),
     ];
     let workplace = tempfile::tempdir()?;
     let [mut encoder, mut decoder] = open_sessions(workplace.path(), &graphs)?;

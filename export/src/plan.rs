@@ -65,6 +65,9 @@ pub enum PlanError {
     /// Steps or time shift.
     #[error(transparent)]
     Grid(#[from] GridError),
+    /// Motion that frames of these sizes cannot have.
+    #[error("{0}")]
+    Motion(String),
     /// Guidance that is not a number.
     #[error("guidance {0} must be a number from 0 up; 1 is no guidance")]
     Guidance(f32),
@@ -96,6 +99,16 @@ impl Plan {
                 .unwrap_or(published::FRAME_INTERVAL_MS),
         };
         geometry.validate()?;
+        if let (Some(motion), Some(trained)) = (config.motion(), trained) {
+            let other = || {
+                let (clip, trained) = (geometry.clip, trained.clip);
+                format!("motion: a clip of {clip} frames, the checkpoint says where things go in {trained}")
+            };
+            let fault = motion.fault_with(&geometry);
+            if let Some(fault) = fault.or_else(|| (geometry.clip != trained.clip).then(other)) {
+                return Err(PlanError::Motion(fault));
+            }
+        }
         let sampler = SamplerDefaults {
             steps: or(options.steps, trained.map(|_| TRAINED_STEPS), published::STEPS),
             time_shift: options.time_shift.unwrap_or(1.0),

@@ -59,7 +59,7 @@ pub fn predict(flags: &PredictFlags) -> anyhow::Result<()> {
     print(&flags.out, &prediction, scored.as_ref()).context("the summary cannot be printed")
 }
 
-/// Predicts clip after clip; each is remembered as it was denoised, without a way through pixels.
+/// Predicts clip after clip, each from those before it.
 fn roll_out(
     predictor: &mut Predictor,
     past: &[Arc<Picture>],
@@ -71,10 +71,11 @@ fn roll_out(
     let mut future = Vec::new();
     for clip in 0..flags.clips {
         let latents = predictor.predict(flags.seed, u64::from(clip))?;
-        future.extend(predictor.render(&latents)?);
+        let pictures = predictor.render(&latents)?;
         if clip + 1 < flags.clips {
-            latents.outer_iter().try_for_each(|latent| predictor.remember(latent))?;
+            predictor.follow(&latents, &pictures)?;
         }
+        future.extend(pictures);
     }
     Ok(future)
 }

@@ -1,7 +1,10 @@
 //! What crosses crates: parity, round trips, the daemon end to end.
 
+mod decode_graph;
+mod motion;
 mod random_checkpoint;
 mod reference;
 
-pub use random_checkpoint::{RandomCheckpoint, TINY};
+pub use decode_graph::DecodeGraph;
+pub use random_checkpoint::{MOTION, RandomCheckpoint, TINY};
 pub use reference::Reference;

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::Context;
 use indicatif::ProgressBar;
-use nextclip_core::Geometry;
 use nextclip_core::checkpoint::{Trained, TransformerConfig, VaeConfig};
 use nextclip_core::manifest::Manifest;
+use nextclip_core::{Geometry, Motion};
 use nextclip_export::checkpoint::Storage;
 use nextclip_export::model::Checkpoint;
 use nextclip_export::random::RandomWeights;
@@ -37,6 +37,9 @@ pub const TINY: Geometry = Geometry {
     clip: 3,
     frame_interval_ms: 100,
 };
+
+/// Two candidates with a few features, looked for in 25 places.
+pub const MOTION: Motion = Motion { candidates: 2, features: 3, reach: 2 };
 
 impl RandomCheckpoint {
     /// The smallest of everything: a prediction takes milliseconds.
@@ -69,6 +72,14 @@ impl RandomCheckpoint {
             force_upcast: false,
         };
         Self { transformer, vae, seed: 1 }
+    }
+
+    /// The same with motion of these sizes.
+    pub fn with_motion(mut self, sizes: Motion) -> Self {
+        if let Some(trained) = &mut self.transformer.nextclip {
+            trained.motion = Some(sizes);
+        }
+        self
     }
 
     /// Writes the checkpoint's files into `folder`.

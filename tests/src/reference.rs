@@ -19,7 +19,7 @@ const HIDDEN: f64 = f64::NEG_INFINITY;
 /// A checkpoint in double precision.
 #[derive(Debug)]
 pub struct Reference {
-    config: TransformerConfig,
+    pub(crate) config: TransformerConfig,
     /// By name; vectors and scalars too are kept flat with their shape.
     tensors: HashMap<String, (Vec<usize>, Vec<f64>)>,
     /// Rows of `<img>`, `</img>` and `<|diffusion|>`.
@@ -53,14 +53,49 @@ impl Reference {
     /// The estimate of the clean clip (N, c, h, w) for a noisy one at time `t`, after the clean frames
     /// `history` (C, c, h, w), which may be none.
     pub fn x1(&self, history: &Array4<f64>, noisy: &Array4<f64>, t: f64) -> anyhow::Result<Array4<f64>> {
-        let (_, channels, rows, columns) = noisy.dim();
-        let mut blocks = Vec::new();
-        for latent in history.outer_iter() {
-            blocks.push(self.clean_block(latent.to_owned())?);
-        }
+        self.x1_after(history, None, noisy, t)
+    }
+
+    /// The same of a model with motion, after frames with `costs` (C, costs, h, w).
+    pub fn x1_after(
+        &self,
+        history: &Array4<f64>,
+        costs: Option<&Array4<f64>>,
+        noisy: &Array4<f64>,
+        t: f64,
+    ) -> anyhow::Result<Array4<f64>> {
+        let mut blocks = self.clean_blocks(history, costs)?;
         for latent in noisy.outer_iter() {
             blocks.push(self.noisy_block(latent.to_owned(), t)?);
         }
+        let block_tokens = blocks[0].tokens.nrows();
+        let x = self.hidden(&blocks)?;
+        let (_, channels, rows, columns) = noisy.dim();
+        let mut clip = Array4::zeros(noisy.raw_dim());
+        for (frame, mut latent) in clip.outer_iter_mut().enumerate() {
+            let first = (history.dim().0 + frame) * block_tokens + 2;
+            let hidden = x.slice(s![first..first + block_tokens - 2, ..]).to_owned();
+            let patches = self.final_layer(&hidden, t)?; // (S, p * p * c)
+            latent.assign(&self.cells(&patches, [channels, rows, columns])?);
+        }
+        Ok(clip)
+    }
+
+    /// Last hidden states, normalised, of the frame tokens of the newest frame, (S, d).
+    pub(crate) fn hidden_of_newest(
+        &self,
+        history: &Array4<f64>,
+        costs: &Array4<f64>,
+    ) -> anyhow::Result<Array2<f64>> {
+        let blocks = self.clean_blocks(history, Some(costs))?;
+        let x = self.hidden(&blocks)?;
+        let block_tokens = blocks[0].tokens.nrows();
+        let first = (blocks.len() - 1) * block_tokens + 1;
+        Ok(x.slice(s![first..first + block_tokens - 2, ..]).to_owned())
+    }
+
+    /// Last hidden states of whole blocks, normalised.
+    fn hidden(&self, blocks: &[Block]) -> anyhow::Result<Array2<f64>> {
         let block_tokens = blocks[0].tokens.nrows();
         let mask = mask(&blocks.iter().map(|block| block.noisy).collect::<Vec<_>>(), block_tokens);
         let views: Vec<_> = blocks.iter().map(|block| block.tokens.view()).collect();
@@ -68,25 +103,25 @@ impl Reference {
         for layer in 0..self.config.num_hidden_layers {
             x = self.layer(layer, &x, &mask)?;
         }
-        let x = self.rms_norm(&x, "llm.norm.weight")?;
+        self.rms_norm(&x, "llm.norm.weight")
+    }
 
-        let mut clip = Array4::zeros(noisy.raw_dim());
-        for (frame, mut latent) in clip.outer_iter_mut().enumerate() {
-            let first = (history.dim().0 + frame) * block_tokens + 2;
-            let hidden = x.slice(s![first..first + block_tokens - 2, ..]).to_owned();
-            let patches = self.final_layer(&hidden, t)?; // (S, p * p * c)
-            let patch = self.patch()?;
-            for (i, values) in patches.outer_iter().enumerate() {
-                let (row, column) = (i / (columns / patch), i % (columns / patch));
-                for (j, value) in values.iter().enumerate() {
-                    let (p_row, p_column, channel) =
-                        (j / channels / patch, j / channels % patch, j % channels);
-                    latent[[channel, row * patch + p_row, column * patch + p_column]] = *value;
-                }
+    /// Patches (S, p * p * channels), laid out (p_row, p_column, channel), as cells (channels, h, w).
+    pub(crate) fn cells(
+        &self,
+        patches: &Array2<f64>,
+        [channels, rows, columns]: [usize; 3],
+    ) -> anyhow::Result<Array3<f64>> {
+        let patch = self.patch()?;
+        let mut cells = Array3::zeros((channels, rows, columns));
+        for (i, values) in patches.outer_iter().enumerate() {
+            let (row, column) = (i / (columns / patch), i % (columns / patch));
+            for (j, value) in values.iter().enumerate() {
+                let (p_row, p_column, channel) = (j / channels / patch, j / channels % patch, j % channels);
+                cells[[channel, row * patch + p_row, column * patch + p_column]] = *value;
             }
-            debug_assert_eq!(latent.dim(), (channels, rows, columns));
         }
-        Ok(clip)
+        Ok(cells)
     }
 
     /// Euler steps along `times` (K + 1 of them, from 0 to 1) from noise. Velocities are guided as the
@@ -114,9 +149,18 @@ impl Reference {
         Ok(z)
     }
 
-    fn clean_block(&self, latent: Array3<f64>) -> anyhow::Result<Block> {
+    fn clean_blocks(&self, history: &Array4<f64>, costs: Option<&Array4<f64>>) -> anyhow::Result<Vec<Block>> {
+        let costs = |frame| costs.map(|costs| costs.index_axis(Axis(0), frame).to_owned());
+        let blocks = history.outer_iter().enumerate();
+        blocks.map(|(frame, latent)| self.clean_block(latent.to_owned(), costs(frame))).collect()
+    }
+
+    fn clean_block(&self, latent: Array3<f64>, costs: Option<Array3<f64>>) -> anyhow::Result<Block> {
         let [img, img_end, _] = self.tokens;
-        let frame = self.patch_tokens("input_x_embedder", &latent)?;
+        let mut frame = self.patch_tokens("input_x_embedder", &latent)?;
+        if let Some(costs) = costs {
+            frame += &self.stem(&costs)?;
+        }
         let (img, img_end) = (self.token(img)?, self.token(img_end)?);
         Ok(Block { noisy: false, tokens: concatenate(Axis(0), &[img.view(), frame.view(), img_end.view()])? })
     }
@@ -256,7 +300,7 @@ impl Reference {
         Ok(normal)
     }
 
-    fn linear(&self, x: &Array2<f64>, at: &str, with_bias: bool) -> anyhow::Result<Array2<f64>> {
+    pub(crate) fn linear(&self, x: &Array2<f64>, at: &str, with_bias: bool) -> anyhow::Result<Array2<f64>> {
         let (shape, values) = self.tensor(&format!("{at}.weight"))?;
         let weight = Array2::from_shape_vec((shape[0], shape[1]), values.clone())?;
         let mut y = x.dot(&weight.t());
@@ -272,20 +316,20 @@ impl Reference {
         Ok(Array2::from_shape_vec((1, d), values[id * d..(id + 1) * d].to_vec())?)
     }
 
-    fn patch(&self) -> anyhow::Result<usize> {
+    pub(crate) fn patch(&self) -> anyhow::Result<usize> {
         Ok(self.tensor("x_embedder.proj.weight")?.0[2])
     }
 
-    fn vector(&self, name: &str) -> anyhow::Result<Array1<f64>> {
+    pub(crate) fn vector(&self, name: &str) -> anyhow::Result<Array1<f64>> {
         Ok(Array1::from_vec(self.tensor(name)?.1.clone()))
     }
 
-    fn tensor(&self, name: &str) -> anyhow::Result<&(Vec<usize>, Vec<f64>)> {
+    pub(crate) fn tensor(&self, name: &str) -> anyhow::Result<&(Vec<usize>, Vec<f64>)> {
         self.tensors.get(name).with_context(|| format!("no tensor {name}"))
     }
 }
 
-fn silu(x: f64) -> f64 {
+pub(crate) fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 

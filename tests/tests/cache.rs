@@ -8,14 +8,14 @@ use std::sync::LazyLock;
 
 use half::f16;
 use indicatif::ProgressBar;
-use ndarray::{Array2, Array5, ArrayView1, Axis, Ix5};
+use ndarray::{Array2, Array5, ArrayD, ArrayView1, Axis, Ix5};
 use nextclip_core::manifest::CacheElement;
 use nextclip_core::{Latents, Manifest, Picture};
 use nextclip_export::model::Checkpoint;
 use nextclip_export::{DEFAULT_OBSERVER, Options, Plan, Sight, export, observe};
 use nextclip_predictor::{CacheNumber, Execution, GraphSession, Input, Predictor, REMEMBER, Settings};
 use nextclip_quant::sqnr_db;
-use nextclip_tests::{RandomCheckpoint, TINY};
+use nextclip_tests::{MOTION, RandomCheckpoint, TINY};
 use tempfile::TempDir;
 
 /// The tiny checkpoint as bundles with each cache.
@@ -31,8 +31,12 @@ struct Bench {
 impl Bench {
     /// A guidance other than 1 adds the branch without history.
     fn new(guidance: f32) -> Self {
+        Self::of(&RandomCheckpoint::tiny(), guidance)
+    }
+
+    fn of(random: &RandomCheckpoint, guidance: f32) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        RandomCheckpoint::tiny().write(folder.path()).unwrap();
+        random.write(folder.path()).unwrap();
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
         let options = Options { guidance: Some(guidance), ..Options::default() };
         let mut plan = Plan::new(&checkpoint, &options).unwrap();
@@ -66,13 +70,16 @@ fn first_frame<T: CacheNumber>(bundle: &Path) -> [Array5<T>; 2] {
     let held = &graph.inputs.iter().find(|spec| spec.name == "keys").unwrap().shape;
     let held = Array5::from_elem((held[0], held[1], held[2], held[3], held[4]), T::default());
     let (slots, position) = (Array2::from_elem((1, TINY.history), -1), [0]);
-    let inputs = [
+    let costs = graph.inputs.iter().find(|spec| spec.name == "costs");
+    let costs = costs.map(|spec| ArrayD::zeros(spec.shape.clone()));
+    let mut inputs = vec![
         ("latents", Input::F32(latents.view().into_dyn())),
         ("keys", T::input(&held)),
         ("values", T::input(&held)),
         ("slot_positions", Input::I64(slots.view().into_dyn())),
         ("position", Input::I64(ArrayView1::from(&position).into_dyn())),
     ];
+    inputs.extend(costs.as_ref().map(|costs| ("costs", Input::F32(costs.view()))));
     session
         .run::<T, _, _>(&inputs, ["new_keys", "new_values"], |new| {
             Ok(new.map(|view| view.into_dimensionality::<Ix5>().unwrap().to_owned()))
@@ -150,7 +157,8 @@ fn kept_sqnr_db(bench: &Bench) -> [f64; 2] {
 #[test]
 fn predictions_are_at_least_as_near_as_what_the_cache_holds() {
     let guided = Bench::new(1.5);
-    for (guidance, bench) in [(1.0, &*UNGUIDED), (1.5, &guided)] {
+    let moving = Bench::of(&RandomCheckpoint::tiny().with_motion(MOTION), 1.0);
+    for (guidance, bench) in [(1.0, &*UNGUIDED), (1.5, &guided), (1.0, &moving)] {
         let float = predicted(&bench.float);
         let near = |bundle| sqnr_db(float.as_slice().unwrap(), predicted(bundle).as_slice().unwrap());
         let [half, int8] = [near(&bench.half), near(&bench.int8)];

@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use nextclip_export::model::Checkpoint;
 use nextclip_export::{Options, Plan, export, inspect};
 use nextclip_predictor::{Predictor, Settings};
-use nextclip_tests::RandomCheckpoint;
+use nextclip_tests::{MOTION, RandomCheckpoint};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use tempfile::TempDir;
@@ -139,6 +139,49 @@ fn gaps_leftovers_shapes_and_types_are_reported_together() {
         assert!(message.contains(fault), "{fault} is not in:\n{message}");
         assert!(report.to_string().contains(fault), "{fault} is not in:\n{report}");
     }
+}
+
+#[test]
+fn tensors_of_motion_are_named_like_all_others() {
+    let folder = tempfile::tempdir().unwrap();
+    RandomCheckpoint::tiny().with_motion(MOTION).write(folder.path()).unwrap();
+    let weights = folder.path().join("model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    edit(&weights, |tensors| {
+        tensors.remove("motion.stem.1.bias");
+        tensors.remove("motion.linear.weight");
+        tensors.insert("motion.blend.2.weight".into(), (Dtype::F32, vec![3, 16, 3, 3], vec![0; 4 * 432]));
+        tensors.insert("motion.stem.3.bias".into(), (Dtype::F32, vec![1], vec![0; 4]));
+    });
+    let message = refusal(&folder);
+    for fault in [
+        "4 tensors do not fit",
+        "tensor motion.stem.1.bias is missing, the configuration asks for [32]",
+        // 2 x 2 cells, 3 frames, 2 candidates of 6 values.
+        "tensor motion.linear.weight is missing, the configuration asks for [144, 32]",
+        "tensor motion.blend.2.weight has shape [3, 16, 3, 3], the configuration asks for [4, 16, 3, 3]",
+        "tensor motion.stem.3.bias of shape [1] is left over: nothing in the model reads it",
+    ] {
+        assert!(message.contains(fault), "{fault} is not in:\n{message}");
+    }
+
+    fs::write(&weights, whole).unwrap();
+    let opened = Checkpoint::open(folder.path()).unwrap();
+    let report = inspect::inspect(folder.path()).unwrap().to_string();
+    let expected = "2 displacements and 3 features a cell, blended in 16 channels; looks 2 steps of two pixels back, in 32";
+    assert!(report.contains(expected), "{report}");
+    let other_clip = Options { clip: Some(2), ..Options::default() };
+    let message = told(Plan::new(&opened, &other_clip).unwrap_err());
+    assert_eq!(message, "motion: a clip of 2 frames, the checkpoint says where things go in 3");
+
+    let config = folder.path().join("config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("\"reach\": 2", "\"reach\": 17")).unwrap();
+    assert!(refusal(&folder).ends_with("motion: a reach of 17, must be 1 to 16"));
+    fs::write(&config, text.replace("\"reach\": 2", "\"reach\": 3")).unwrap();
+    let expected =
+        "tensor motion.stem.0.weight has shape [32, 25, 3, 3], the configuration asks for [32, 49, 3, 3]";
+    assert!(refusal(&folder).ends_with(expected));
 }
 
 #[test]
@@ -306,7 +349,40 @@ fn a_manifest_that_lies_is_refused_by_the_tensor() {
     let expected = "graph \"denoise\" input \"z\" is f32[1, 3, 4, 4, 6], manifest says f32[1, 2, 4, 4, 6]";
     assert_eq!(message, expected);
     let message = edit(&|manifest| manifest["schema"] = 7.into());
-    assert!(message.contains("schema 7, this program reads 1 to 2"), "{message}");
+    assert!(message.contains("schema 7, this program reads 1 to 3"), "{message}");
+}
+
+#[test]
+fn motion_that_the_graphs_do_not_have_is_refused_by_the_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("bundle");
+    let open = |random: RandomCheckpoint, change: &dyn Fn(&mut serde_json::Value)| {
+        random.export(&bundle).unwrap();
+        let path = bundle.join("manifest.json");
+        let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut manifest);
+        fs::write(&path, manifest.to_string()).unwrap();
+        refusal_of_bundle(&bundle)
+    };
+    let moving = || RandomCheckpoint::tiny().with_motion(MOTION);
+    let message = open(RandomCheckpoint::tiny(), &|manifest| {
+        manifest["motion"] = serde_json::to_value(MOTION).unwrap();
+    });
+    let expected =
+        "graph \"encode\" input \"before\": manifest says nothing, this program needs u8[1, 32, 48, 3]";
+    assert_eq!(message, expected);
+    let message = open(moving(), &|manifest| drop(manifest.as_object_mut().unwrap().remove("motion")));
+    let expected =
+        "graph \"encode\" input \"before\": manifest says u8[1, 32, 48, 3], this program needs nothing";
+    assert_eq!(message, expected);
+    let message = open(moving(), &|manifest| manifest["motion"]["features"] = 4.into());
+    let expected = "graph \"remember\" output \"motion\": manifest says f32[1, 3, 12, 4, 6], this program needs \
+                    f32[1, 3, 14, 4, 6]";
+    assert_eq!(message, expected);
+    let message = open(moving(), &|manifest| manifest["motion"]["candidates"] = 9.into());
+    assert!(message.contains("manifest.json: motion: 9 candidates, must be 1 to 8"), "{message}");
+    let message = open(moving(), &|manifest| manifest["geometry"]["vae_scale"] = 1.into());
+    assert!(message.contains("motion: cells of 1 x 1 pixels, must be an even number"), "{message}");
 }
 
 #[test]

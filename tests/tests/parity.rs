@@ -311,8 +311,8 @@ fn samples_of_8_bits_are_float_pictures_rounded() {
     let progress = ProgressBar::hidden();
     let mut writer = GraphWriter::create(folder.path(), &progress).unwrap();
     let graphs = [
-        encode(vae, &TINY, &cache, Pixels::F32, &Precision::Float),
-        decode(vae, &TINY, &cache, Pixels::F32, &Precision::Float),
+        encode(vae, None, &TINY, &cache, Pixels::F32, &Precision::Float),
+        decode(vae, None, &TINY, &cache, Pixels::F32, &Precision::Float),
     ];
     let entries = graphs.each_ref().map(|graph| writer.add(graph).unwrap());
     writer.finish().unwrap();

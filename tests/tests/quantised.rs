@@ -7,6 +7,7 @@ use std::path::Path;
 
 use indicatif::ProgressBar;
 use nextclip_core::Picture;
+use nextclip_core::manifest::Quantisation;
 use nextclip_core::sampler::noise;
 use nextclip_export::model::Checkpoint;
 use nextclip_export::{
@@ -14,9 +15,9 @@ use nextclip_export::{
     observe,
 };
 use nextclip_media::Mp4Writer;
-use nextclip_predictor::{OBSERVED, Predictor, Settings};
+use nextclip_predictor::{Encoded, OBSERVED, Predictor, Settings};
 use nextclip_quant::{Observer, sqnr_db};
-use nextclip_tests::{RandomCheckpoint, TINY};
+use nextclip_tests::{MOTION, RandomCheckpoint, TINY};
 use tempfile::TempDir;
 
 /// Signal to noise of predicted latents after two denoising steps, 8-bit against float. Measured: 32.1 dB.
@@ -45,8 +46,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::of(&checkpoint())
+    }
+
+    fn of(random: &RandomCheckpoint) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        checkpoint().write(folder.path()).unwrap();
+        random.write(folder.path()).unwrap();
         let opened = Checkpoint::open(folder.path()).unwrap();
         let options = Options { steps: Some(2), ..Options::default() };
         let plan = Plan::new(&opened, &options).unwrap();
@@ -83,7 +88,25 @@ fn pictures(count: usize) -> Vec<Picture> {
 
 #[test]
 fn eight_bits_agree_with_float_and_are_smaller() {
-    let bench = Bench::new();
+    agrees(&Bench::new());
+}
+
+#[test]
+fn eight_bits_agree_with_float_in_motion() {
+    let record = agrees(&Bench::of(&checkpoint().with_motion(MOTION)));
+    for layer in [
+        "remember: motion.stem.0",
+        "remember: motion.stem.2",
+        "decode: motion.blend.0",
+        "decode: motion.blend.1",
+    ] {
+        assert!(record.layers.contains(&layer.into()), "{layer} is not in {:?}", record.layers);
+    }
+    // Four outputs, and a bias.
+    assert!(!record.layers.iter().any(|layer| layer.contains("blend.2") || layer.contains("motion.linear")));
+}
+
+fn agrees(bench: &Bench) -> Quantisation {
     let mut float = bench.float();
     let mut quantised = bench.quantised("int8", &bench.observe(0), Choice::default());
 
@@ -99,11 +122,12 @@ fn eight_bits_agree_with_float_and_are_smaller() {
 
     let (mut exact, mut rounded) = (Vec::new(), Vec::new());
     for picture in pictures(TINY.history + 1) {
+        let own = quantised.encode_next(&picture).unwrap();
         let latent = float.see(&picture).unwrap();
         exact.extend(latent.iter().copied());
-        rounded.extend(quantised.encode(&picture).unwrap());
+        rounded.extend(own.latent);
         // The same latent for both, so that each graph is compared by itself.
-        quantised.remember(latent.view()).unwrap();
+        quantised.remember_next(&picture, &Encoded { latent, costs: own.costs }).unwrap();
     }
     let ratio = sqnr_db(&exact, &rounded);
     println!("encode {ratio:.1} dB");
@@ -116,10 +140,21 @@ fn eight_bits_agree_with_float_and_are_smaller() {
     let samples = |pictures: Vec<Picture>| -> Vec<f32> {
         pictures.iter().flatten().map(|&sample| f32::from(sample)).collect()
     };
-    let (exact, rounded) = (float.decode(&exact).unwrap(), quantised.decode(&exact).unwrap());
-    let ratio = sqnr_db(&samples(exact), &samples(rounded));
+    let pictures = (float.decode(&exact).unwrap(), quantised.decode(&exact).unwrap());
+    let ratio = sqnr_db(&samples(pictures.0), &samples(pictures.1));
     println!("decode {ratio:.1} dB");
     assert!(ratio > DECODED_SQNR_DB, "{ratio}");
+    let motions = [&float, &quantised].map(|predictor| predictor.motion().map(|motion| motion.to_owned()));
+    if let [Some(whole), Some(rounded)] = &motions {
+        let ratio = sqnr_db(whole.as_slice().unwrap(), rounded.as_slice().unwrap());
+        println!("motion {ratio:.1} dB");
+        assert!(ratio > LATENT_SQNR_DB, "{ratio}");
+        let pictures = (float.render(&exact).unwrap(), quantised.render(&exact).unwrap());
+        let ratio = sqnr_db(&samples(pictures.0), &samples(pictures.1));
+        println!("moved {ratio:.1} dB");
+        assert!(ratio > DECODED_SQNR_DB, "{ratio}");
+    }
+    record
 }
 
 #[test]

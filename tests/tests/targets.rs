@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
-use ndarray::Array3;
+use ndarray::{Array3, Array4};
 use nextclip_core::manifest::Target;
 use nextclip_core::{Latents, Picture};
 use nextclip_export::model::Checkpoint;
@@ -13,9 +13,9 @@ use nextclip_export::{
     Arithmetic, Calibrated, Choice, DEFAULT_OBSERVER, Options, Plan, PrecisionName, Sight, emulate,
     export_as, observe,
 };
-use nextclip_predictor::{GpuSettings, Predictor, Provider, Settings};
+use nextclip_predictor::{Encoded, GpuSettings, Predictor, Provider, Settings};
 use nextclip_quant::{cosine, sqnr_db};
-use nextclip_tests::{RandomCheckpoint, TINY};
+use nextclip_tests::{DecodeGraph, MOTION, RandomCheckpoint, TINY};
 use tempfile::TempDir;
 
 /// The signal over the error of one rounding to a fraction of so many bits, the leading one included: the error is
@@ -66,6 +66,8 @@ struct Bench {
 struct Results {
     /// Of every frame.
     latents: Vec<f32>,
+    /// Of the newest frame, of a model that has it.
+    motion: Option<Array4<f32>>,
     /// A predicted clip.
     clip: Latents,
     /// Its pictures.
@@ -133,26 +135,43 @@ fn results(bundle: &Path, given: Option<&Results>) -> Results {
     let mut predictor = Predictor::open(bundle, &settings).unwrap();
     let shape = (TINY.latent_channels, TINY.latent_height(), TINY.latent_width());
     let mut latents = Vec::new();
-    for (index, picture) in pictures(TINY.history + 1).iter().enumerate() {
-        let own = predictor.encode(picture).unwrap();
+    let frames = pictures(TINY.history + 1);
+    for (index, picture) in frames.iter().enumerate() {
+        let own = predictor.encode_next(picture).unwrap();
         let start = latents.len();
-        latents.extend(own.iter().copied());
-        let taken = given.map_or(own, |given| {
+        latents.extend(own.latent.iter().copied());
+        let latent = given.map_or(own.latent, |given| {
             let values = given.latents[start..start + TINY.latent_len()].to_vec();
             Array3::from_shape_vec(shape, values).unwrap()
         });
         assert_eq!(start, index * TINY.latent_len());
-        predictor.remember(taken.view()).unwrap();
+        predictor.remember_next(picture, &Encoded { latent, ..own }).unwrap();
     }
+    let motion = predictor.motion().map(|motion| motion.to_owned());
     let clip = predictor.predict(1, 0).unwrap();
-    let shown = predictor.decode(given.map_or(&clip, |given| &given.clip)).unwrap();
+    let same_clip = given.map_or(&clip, |given| &given.clip);
+    let shown = match given.map_or(&motion, |given| &given.motion) {
+        Some(motion) => {
+            let mut decode = DecodeGraph::open(bundle).unwrap();
+            decode.pictures(same_clip, &frames[TINY.history], motion, 1.0).unwrap()
+        }
+        None => predictor.decode(same_clip).unwrap(),
+    };
     let pictures = shown.iter().flatten().map(|&sample| f32::from(sample)).collect();
-    Results { latents, clip, pictures }
+    Results { latents, motion, clip, pictures }
 }
 
 #[test]
 fn every_target_agrees_with_single_precision() {
-    let bench = Bench::new(|_| {});
+    agrees(&Bench::new(|_| {}));
+}
+
+#[test]
+fn every_target_agrees_with_single_precision_in_motion() {
+    agrees(&Bench::new(|random| *random = random.clone().with_motion(MOTION)));
+}
+
+fn agrees(bench: &Bench) {
     let float = results(&bench.export(Target::Cpu, PrecisionName::F32), None);
     for target in [Target::Cuda, Target::Trt10, Target::Trt] {
         for &precision in PrecisionName::of(target) {
@@ -164,11 +183,15 @@ fn every_target_agrees_with_single_precision() {
             // Samples are whole numbers: their own rounding is what bounds the finer formats.
             let decoder = if precision == PrecisionName::Fp8 { PrecisionName::Fp16 } else { precision };
             let least_of_samples = least_db(decoder).min(format_db(7.0));
-            let pairs = [
+            let all = |clip: &Latents| clip.iter().copied().collect::<Vec<f32>>();
+            let moved = |results: &Results| results.motion.iter().flatten().copied().collect::<Vec<f32>>();
+            let (clips, motions) = ((all(&float.clip), all(&found.clip)), (moved(&float), moved(&found)));
+            let mut pairs = vec![
                 ("latents", &float.latents, &found.latents, least_db_of_latents(precision)),
-                ("clip", &float.clip.iter().copied().collect(), &found.clip.iter().copied().collect(), least),
+                ("clip", &clips.0, &clips.1, least),
                 ("pictures", &float.pictures, &found.pictures, least_of_samples),
             ];
+            pairs.extend(float.motion.is_some().then_some(("motion", &motions.0, &motions.1, least)));
             for (what, exact, rounded, least) in pairs {
                 let (ratio, cosine) = (sqnr_db(exact, rounded), cosine(exact, rounded));
                 println!(
@@ -197,7 +220,6 @@ fn an_autoencoder_beyond_half_precision_stays_in_single() {
 fn buffers_that_stay_in_place_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle");
-    RandomCheckpoint::tiny().export(&bundle).unwrap();
     let predict = |gpu: GpuSettings| {
         let settings = Settings { steps: Some(3), gpu, ..Settings::default() };
         let mut predictor = Predictor::open(&bundle, &settings).unwrap();
@@ -207,7 +229,10 @@ fn buffers_that_stay_in_place_change_nothing() {
         (clip, shown)
     };
     let bound = GpuSettings { cuda_graph: true, ..GpuSettings::default() };
-    assert_eq!(predict(bound), predict(GpuSettings::default()));
+    for random in [RandomCheckpoint::tiny(), RandomCheckpoint::tiny().with_motion(MOTION)] {
+        random.export(&bundle).unwrap();
+        assert_eq!(predict(bound.clone()), predict(GpuSettings::default()));
+    }
 }
 
 #[test]

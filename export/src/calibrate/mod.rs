@@ -276,14 +276,14 @@ impl Run {
         let geometry = self.predictor.manifest().geometry;
         let (c, h, w) = (geometry.latent_channels, geometry.latent_height(), geometry.latent_width());
         let has_vae = self.predictor.manifest().graphs.decode.is_some();
-        let mut latents: Vec<Array3<f32>> = Vec::with_capacity(pictures.len());
-        for picture in pictures {
-            latents.push(self.predictor.encode(picture)?);
-        }
         self.predictor.forget();
-        let (seen, came) = latents.split_at(geometry.history);
-        for latent in seen {
-            self.predictor.remember(latent.view())?;
+        let (seen, came) = pictures.split_at(geometry.history);
+        for picture in seen {
+            self.predictor.see(picture)?;
+        }
+        let mut latents: Vec<Array3<f32>> = Vec::with_capacity(came.len());
+        for picture in came {
+            latents.push(self.predictor.encode(picture)?);
         }
         let len = geometry.clip * c * h * w;
         let mut z =
@@ -294,9 +294,9 @@ impl Run {
         }
         if has_vae {
             let mut clip = Latents::zeros(z.raw_dim());
-            clip.outer_iter_mut().zip(came).for_each(|(mut frame, latent)| frame.assign(latent));
+            clip.outer_iter_mut().zip(&latents).for_each(|(mut frame, latent)| frame.assign(latent));
             for clip in [&z, &clip] {
-                self.predictor.decode(clip)?;
+                self.predictor.render(clip)?;
             }
         }
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -33,6 +33,12 @@ pub(super) fn infer(node: &Node, facts: &Facts<'_>) -> Result<Vec<Option<Shape>>
         })?,
         op if op.starts_with("Reduce") => reduce(node, facts)?,
         "Resize" => resize(node, facts),
+        "GridSample" => both(x, facts.shape(node, 1), |x, grid| {
+            let [inner @ .., _] = &grid[1..] else {
+                return Err(format!("reads places of {} axes", grid.len()));
+            };
+            Ok([&x[..2], inner].concat())
+        })?,
         "Shape" => x.map(|x| vec![x.len() as i64]),
         op if KEEPS_SHAPE.contains(&op) => x.cloned(),
         _ => None,

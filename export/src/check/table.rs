@@ -235,6 +235,9 @@ pub(super) const OPERATORS: &[Operator] = &[
         Text("coordinate_transformation_mode",
              &["half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners"]),
     ]),
+    // Opset 20 calls its modes otherwise, and parsers up to 11.1 take what they do not know for the nearest pixel.
+    op(&["GridSample"], FLOATS, &[T, T]).since(8, 5).opset(16)
+        .when(&[Rank(0, 4, 4), Rank(1, 4, 4), Text("mode", &["bilinear", "nearest", "bicubic"])]),
     // Shapes and numbers.
     op(&["Shape", "Size"], ALL, &[T]).makes(Indices),
     op(&["Range"], NUMBERS, &[T, T, T]).when(&[Constant(0), Constant(1), Constant(2)]),

@@ -58,6 +58,8 @@ enum Data {
         map: Arc<Mmap>,
         range: Range<usize>,
     },
+    /// Those of another, and zeros behind them along the second axis.
+    Padded(Box<Weight>),
     /// Not there: the fault is recorded and will be reported.
     Absent,
 }
@@ -87,6 +89,7 @@ impl Weight {
     pub fn storage(&self) -> Option<Storage> {
         match &self.data {
             Data::Mapped { storage, .. } => Some(*storage),
+            Data::Padded(weight) => weight.storage(),
             Data::Absent => None,
         }
     }
@@ -103,16 +106,34 @@ impl Weight {
                 let byte = |row: usize| range.start + row * row_len * storage.bytes();
                 Data::Mapped { storage: *storage, map: map.clone(), range: byte(rows.start)..byte(rows.end) }
             }
+            Data::Padded(weight) => Data::Padded(Box::new(weight.rows(rows.clone()))),
             Data::Absent => Data::Absent,
         };
         let shape = [&[rows.len()], &self.shape[1..]].concat();
         Self { name: format!("{}[{}:{}]", self.name, rows.start, rows.end), shape, data }
     }
 
+    /// A weight (out, in, ...) for so many inputs, of which those that it does not have count nothing.
+    ///
+    /// # Panics
+    /// Where it has more.
+    pub fn for_inputs(&self, inputs: usize) -> Self {
+        assert!(self.shape[1] <= inputs, "{inputs} inputs of {} {:?}", self.name, self.shape);
+        let mut shape = self.shape.clone();
+        shape[1] = inputs;
+        Self { name: self.name.clone(), shape, data: Data::Padded(Box::new(self.clone())) }
+    }
+
     /// The values in single precision, row-major. Of the file no more stays in memory than before.
     pub fn values(&self) -> Vec<f32> {
         match &self.data {
             Data::Absent => Vec::new(),
+            Data::Padded(weight) => {
+                let row = |weight: &Self| weight.shape[1..].iter().product::<usize>().max(1);
+                let zeros = vec![0.0; row(self) - row(weight)];
+                let values = weight.values();
+                values.chunks(row(weight)).flat_map(|values| values.iter().chain(&zeros)).copied().collect()
+            }
             Data::Mapped { storage, map, range } => {
                 let bytes = &map[range.clone()];
                 let values = match storage {

@@ -30,9 +30,11 @@ pub(super) fn patch_tokens(
     g.add(&tokens, positions)
 }
 
-/// Output patches (F, S, p * p * c), laid out (p_row, p_column, channel) -> latents (F, c, h, w).
+/// Output patches (F, S, p * p * channels), laid out (p_row, p_column, channel) -> latents, or whatever is of their
+/// cells, (F, channels, h, w).
 pub(super) fn latents_of_patches(g: &mut GraphBuilder, patches: &Value, geometry: &Geometry) -> Value {
-    let (frames, c, p) = (patches.size(0), geometry.latent_channels, geometry.patch);
+    let (frames, p) = (patches.size(0), geometry.patch);
+    let c = patches.size(2) / (p * p);
     let (rows, columns) = (geometry.token_rows(), geometry.token_columns());
     let cells = g.reshape(patches, &[frames, rows, columns, p, p, c]);
     let cells = g.transpose(&cells, &[0, 5, 1, 3, 2, 4]); // (F, c, rows, p, columns, p)

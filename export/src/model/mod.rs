@@ -5,6 +5,7 @@ mod checkpoint;
 mod decoder;
 mod denoise;
 mod embed;
+mod motion;
 mod remember;
 mod transformer;
 mod vae;
@@ -12,6 +13,8 @@ mod vae_graphs;
 
 pub use checkpoint::{Checkpoint, CheckpointVae, Survey};
 pub use denoise::denoise;
+pub use motion::MotionLayers;
+pub(crate) use motion::{COSTS, LANDING};
 pub use remember::remember;
 pub use transformer::Transformer;
 pub use vae::Vae;

@@ -1,4 +1,5 @@
-//! The graph that reads a clean frame into keys and values for those that come after it.
+//! The graph that reads a clean frame into keys and values for those that come after it, and says where the frame's
+//! cells will go.
 
 use nextclip_core::Geometry;
 use nextclip_core::checkpoint::TransformerConfig;
@@ -14,7 +15,8 @@ use super::embed::{RotaryTable, level_bias, patch_positions, patch_tokens, speci
 use super::transformer::Transformer;
 use crate::onnx::{Cached, Graph, GraphBuilder, Precision, Value};
 
-/// A clean latent and the remembered frames before it -> the frame's own keys (not rotated) and values.
+/// A clean latent and the remembered frames before it -> the frame's own keys (not rotated) and values. A model with
+/// motion reads the frame's costs too, and gives its motion.
 pub fn remember(
     transformer: &Transformer,
     config: &TransformerConfig,
@@ -24,9 +26,10 @@ pub fn remember(
 ) -> Result<Graph, TableTooSmall> {
     let mut builder = GraphBuilder::new(REMEMBER, precision);
     let g = &mut builder;
-    let specs = GraphSpecs::remember(geometry, cache);
+    let motion = transformer.motion.as_ref();
+    let specs = GraphSpecs::remember(geometry, cache, motion.map(|motion| motion.sizes));
     let inputs: Vec<Value> = specs.inputs.iter().map(|spec| g.input(spec)).collect();
-    let [latents, keys, values, slot_positions, position] = &inputs[..] else {
+    let [latents, keys, values, slot_positions, position, costs @ ..] = &inputs[..] else {
         unreachable!("the inputs of {REMEMBER} are said in its specs");
     };
     let sizes = Sizes::new(config);
@@ -36,7 +39,11 @@ pub fn remember(
     // <img>, the frame's tokens, </img>.
     let positions = patch_positions(g, transformer, geometry)?;
     let latents = g.in_float(latents);
-    let frame = patch_tokens(g, &latents, &transformer.input_x_embedder, &positions, geometry); // (B, S, d)
+    let mut frame = patch_tokens(g, &latents, &transformer.input_x_embedder, &positions, geometry); // (B, S, d)
+    if let (Some(motion), [costs]) = (motion, costs) {
+        let added = motion.stem(g, costs, geometry);
+        frame = g.add(&frame, &added);
+    }
     let img = special_token(g, &llm.embed_tokens.img, batch);
     let img_end = special_token(g, &llm.embed_tokens.img_end, batch);
     let mut x = g.concat(&[&img, &frame, &img_end], 1); // (B, L, d)
@@ -58,8 +65,8 @@ pub fn remember(
     for (i, layer) in llm.layers.iter().enumerate() {
         g.within(format!("llm.layers.{i}"), |g| {
             let h = g.rms_norm(&x, &layer.input_layernorm, sizes.epsilon);
-            if i == last {
-                // Nobody reads a clean frame's last hidden states: its keys and values are the result.
+            if i == last && motion.is_none() {
+                // But for motion nobody reads a clean frame's last hidden states: its keys and values are the result.
                 let [keys, values] = keys_and_values(g, &h, &layer.qkv_proj, &sizes);
                 keep(g, i, &keys, &values);
                 return;
@@ -77,6 +84,12 @@ pub fn remember(
             layers.iter().map(|layer| g.reshape(layer, &[&[1], layer.shape()].concat())).collect();
         let all = g.concat(&layers.iter().collect::<Vec<_>>(), 0); // (layers, B, n_kv, L, d_head)
         g.output(spec, &all);
+    }
+    if let Some(motion) = motion {
+        let patches = g.slice(&x, 1, 1..1 + geometry.frame_tokens());
+        let hidden = g.rms_norm(&patches, &llm.norm, sizes.epsilon);
+        let motion = motion.of_hidden(g, &hidden, geometry);
+        g.output(&specs.outputs[2], &motion);
     }
     Ok(builder.finish())
 }

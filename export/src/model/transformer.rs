@@ -3,6 +3,7 @@
 use nextclip_core::checkpoint::{TokenIds, TransformerConfig};
 use nextclip_core::position::TIMESTEP_FEATURES;
 
+use super::motion::MotionLayers;
 use crate::checkpoint::{Scope, Weight};
 use crate::onnx::Linear;
 
@@ -25,6 +26,8 @@ pub struct Transformer {
     pub llm: Llm,
     /// From hidden states to output patches.
     pub final_layer: FinalLayer,
+    /// From cost volumes to hidden states, on to motion and to pictures, where the model has it.
+    pub motion: Option<MotionLayers>,
 }
 
 /// Timestep features (256) -> linear, SiLU, linear -> (d).
@@ -110,6 +113,10 @@ impl Transformer {
             t_embedder: TimestepMlp::load(&root.at("t_embedder").at("mlp"), d),
             llm: Llm::load(&root.at("llm"), config, tokens),
             final_layer: FinalLayer::load(&root.at("final_layer"), d, patch * patch * channels),
+            motion: config.nextclip.as_ref().and_then(|trained| {
+                let sizes = [d, patch, trained.geometry.clip];
+                Some(MotionLayers::load(&root.at("motion"), trained.motion?, sizes))
+            }),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The two graphs of the VAE: frames to latents, latents to frames.
 
-use nextclip_core::Geometry;
 use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
 use nextclip_core::manifest::{CacheShape, Dtype, TensorSpec};
+use nextclip_core::{Geometry, Motion};
 use nextclip_predictor::{DECODE, ENCODE, GraphSpecs};
 
+use super::motion::{MotionLayers, cost_volume};
 use super::vae::{Attention, Level, MidBlock, Resnet, Vae};
 use crate::onnx::{Graph, GraphBuilder, GroupNorm, Precision, Value};
 
@@ -20,39 +21,48 @@ pub enum Pixels {
     F32,
 }
 
-/// Frames (B, H, W, 3) -> latents (B, c, h, w): the posterior's mean times the scaling factor.
+/// Frames (B, H, W, 3) -> latents (B, c, h, w): the posterior's mean times the scaling factor. With `motion` also
+/// frames before them -> cost volumes (B, costs, h, w).
 pub fn encode(
     vae: &Vae,
+    motion: Option<&Motion>,
     geometry: &Geometry,
     cache: &CacheShape,
     pixels: Pixels,
     precision: &Precision,
 ) -> Graph {
     let mut g = GraphBuilder::new(ENCODE, precision);
-    let mut specs = GraphSpecs::encode(geometry, cache);
-    adapt(&mut specs.inputs[0], pixels);
+    let mut specs = GraphSpecs::encode(geometry, cache, motion.copied());
+    specs.inputs.iter_mut().for_each(|spec| adapt(spec, pixels));
     let frames = g.input(&specs.inputs[0]);
-    let x = from_pixels(&mut g, &frames, pixels);
-    let x = g.in_float(&x);
+    let pictures = from_pixels(&mut g, &frames, pixels);
+    let x = g.in_float(&pictures);
     let moments = encoder(&mut g, vae, &x); // (B, 2 c, h, w)
     let mean = g.slice(&moments, 1, 0..vae.latent_channels);
     let factor = g.scalar(vae.scaling_factor);
     let latents = g.mul(&mean, &factor);
     g.output(&specs.outputs[0], &latents);
+    if let Some(sizes) = motion {
+        let before = g.input(&specs.inputs[1]);
+        let before = from_pixels(&mut g, &before, pixels);
+        let costs = cost_volume(&mut g, sizes, [&pictures, &before], geometry);
+        g.output(&specs.outputs[1], &costs);
+    }
     g.finish()
 }
 
-/// Latents (B, N, c, h, w) -> frames (B, N, H, W, 3); those of a bundle keep of the newest real frame what is
-/// not predicted to change.
+/// Latents (B, N, c, h, w) -> frames (B, N, H, W, 3). Those of a bundle are made with the newest real frame: moved by
+/// `motion`, or without it kept where nothing is predicted to change.
 pub fn decode(
     vae: &Vae,
+    motion: Option<&MotionLayers>,
     geometry: &Geometry,
     cache: &CacheShape,
     pixels: Pixels,
     precision: &Precision,
 ) -> Graph {
     let mut g = GraphBuilder::new(DECODE, precision);
-    let mut specs = GraphSpecs::decode(geometry, cache);
+    let mut specs = GraphSpecs::decode(geometry, cache, motion.map(|motion| motion.sizes));
     adapt(&mut specs.outputs[0], pixels);
     let latents = g.input(&specs.inputs[0]);
     let pictures = cache.batch * geometry.clip;
@@ -66,9 +76,18 @@ pub fn decode(
     let frames = match pixels {
         Pixels::F32 => x,
         Pixels::U8 => {
-            let samples = to_samples(&mut g, &x);
-            let [last_frames, gate] = [&specs.inputs[1], &specs.inputs[2]].map(|spec| g.input(spec));
-            let samples = keep_unchanged(&mut g, &samples, &last_frames, &gate, geometry.clip);
+            let [last_frames, gate] = [1, 2].map(|index| g.input(&specs.inputs[index]));
+            let samples = match motion {
+                Some(layers) => {
+                    let motion = g.input(&specs.inputs[3]);
+                    let x = layers.composite(&mut g, &x, [&last_frames, &gate, &motion], geometry);
+                    to_samples(&mut g, &x)
+                }
+                None => {
+                    let samples = to_samples(&mut g, &x);
+                    keep_unchanged(&mut g, &samples, &last_frames, &gate, geometry.clip)
+                }
+            };
             let samples = g.map("Round", &samples);
             g.transpose(&samples, &[0, 2, 3, 1])
         }
@@ -124,15 +143,18 @@ fn adapt(spec: &mut TensorSpec, pixels: Pixels) {
 fn from_pixels(g: &mut GraphBuilder, frames: &Value, pixels: Pixels) -> Value {
     match pixels {
         Pixels::F32 => frames.clone(),
-        Pixels::U8 => {
-            // Cast first: TensorRT has bytes at the border of a graph only.
-            let samples = g.cast(frames, Dtype::F32);
-            let samples = g.transpose(&samples, &[0, 3, 1, 2]);
-            let (half, one) = (g.scalar(127.5), g.scalar(1.0));
-            let scaled = g.div(&samples, &half);
-            g.sub(&scaled, &one)
-        }
+        Pixels::U8 => from_bytes(g, frames),
     }
+}
+
+/// Frames u8 (B, H, W, 3) -> (B, 3, H, W) from -1 to 1.
+pub(super) fn from_bytes(g: &mut GraphBuilder, frames: &Value) -> Value {
+    // Cast first: TensorRT has bytes at the border of a graph only.
+    let samples = g.cast(frames, Dtype::F32);
+    let samples = g.transpose(&samples, &[0, 3, 1, 2]);
+    let (half, one) = (g.scalar(127.5), g.scalar(1.0));
+    let scaled = g.div(&samples, &half);
+    g.sub(&scaled, &one)
 }
 
 /// (B, 3, H, W) from -1 to 1 -> 0 to 255, not rounded yet.

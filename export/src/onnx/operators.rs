@@ -260,7 +260,7 @@ pub(super) fn int(name: &str, i: i64) -> proto::Attribute {
     proto::Attribute { i: Some(i), ..attribute(name, attribute_type::INT) }
 }
 
-fn ints(name: &str, ints: Vec<i64>) -> proto::Attribute {
+pub(super) fn ints(name: &str, ints: Vec<i64>) -> proto::Attribute {
     proto::Attribute { ints, ..attribute(name, attribute_type::INTS) }
 }
 
@@ -268,6 +268,6 @@ fn float(name: &str, f: f32) -> proto::Attribute {
     proto::Attribute { f: Some(f), ..attribute(name, attribute_type::FLOAT) }
 }
 
-fn text(name: &str, s: &str) -> proto::Attribute {
+pub(super) fn text(name: &str, s: &str) -> proto::Attribute {
     proto::Attribute { s: Some(s.into()), ..attribute(name, attribute_type::STRING) }
 }

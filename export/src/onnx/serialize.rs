@@ -24,6 +24,10 @@ const BLOCK_OPSET: i64 = 21;
 /// The format version that came with [`BLOCK_OPSET`], the first with 4-bit integers.
 const BLOCK_IR_VERSION: i64 = 10;
 
+/// The newest opset before GridSample's "bilinear" became "linear": TensorRT up to 11.1 knows the first name alone, and
+/// takes the nearest pixel for the other, without a word.
+const SAMPLE_OPSET: i64 = 19;
+
 /// The format version that came with [`OPSET`].
 const IR_VERSION: i64 = 9;
 
@@ -111,7 +115,12 @@ pub fn model<W: Write>(graph: &Graph, weights: &mut WeightFile<W>) -> io::Result
 /// ONNX's operators, and ONNX Runtime's where the graph has any.
 fn opsets(graph: &Graph) -> Vec<proto::OperatorSetId> {
     let opset = |domain: &str, version| proto::OperatorSetId { domain: domain.into(), version };
-    let mut opsets = vec![opset("", if has_blocks(graph) { BLOCK_OPSET } else { OPSET })];
+    let own = match graph {
+        graph if has_blocks(graph) => BLOCK_OPSET,
+        graph if graph.nodes.iter().any(|node| node.op_type == "GridSample") => SAMPLE_OPSET,
+        _ => OPSET,
+    };
+    let mut opsets = vec![opset("", own)];
     if graph.nodes.iter().any(|node| node.domain == RUNTIME_DOMAIN) {
         opsets.push(opset(RUNTIME_DOMAIN, 1));
     }

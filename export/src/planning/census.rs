@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use nextclip_predictor::DENOISE;
 use serde::{Deserialize, Serialize};
 
+use crate::model::{COSTS, LANDING};
 use crate::onnx::Graph;
 
 /// A part of the model that stays in float.
@@ -45,7 +46,8 @@ impl Census {
                     *census.layers.entry(scope).or_default() += multiply_adds * runs;
                 } else if !weights.contains(&scope) {
                     let within = if scope.is_empty() { graph.name.to_owned() } else { scope };
-                    kept.insert(format!("{within}: attention products"), ATTENTION.to_owned());
+                    let (what, why) = products(&within);
+                    kept.insert(format!("{within}: {what}"), why.to_owned());
                 }
             }
         }
@@ -69,6 +71,20 @@ fn place(name: &str) -> String {
 const ATTENTION: &str = "attention products: both sides are activations, and attention's weights, most of them near 0, \
                          lose most to a common step";
 
+/// What products without weights are, by their scope.
+fn products(scope: &str) -> (&'static str, &'static str) {
+    match scope {
+        COSTS => {
+            ("means", "means of squared differences: their logarithm is what counts, down to the smallest")
+        }
+        LANDING => (
+            "products of places",
+            "places: their differences are what counts, of numbers as large as the frame",
+        ),
+        _ => ("attention products", ATTENTION),
+    }
+}
+
 /// Reasons by a part of the path, the first that fits.
 const REASONS: [(&[&str], &str); 6] = [
     (&["norm"], "normalisation: a few numbers for each channel, no product to gain from"),
@@ -81,7 +97,10 @@ const REASONS: [(&[&str], &str); 6] = [
         &["x_embedder", "conv_in", "post_quant_conv"],
         "first layer: small, and its error goes through everything that follows",
     ),
-    (&["final_layer.linear", "conv_out", "quant_conv"], "last layer: small, and its error is the result's"),
+    (
+        &["final_layer.linear", "motion.linear", "conv_out", "quant_conv"],
+        "last layer: small, and its error is the result's",
+    ),
     (
         &["attentions"],
         "projection of the autoencoder's attention: has a bias, which the runtime does not fuse",

@@ -1,8 +1,13 @@
 //! The tensors of a checkpoint by name and shape, as the configuration implies them, and random values for them.
 
+use nextclip_core::Motion;
 use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
 use nextclip_core::position::{TIMESTEP_FEATURES, sine_cosine_table};
 use nextclip_core::sampler;
+
+/// Channels between the convolutions of motion's blend and stem.
+const BLEND_CHANNELS: usize = 16;
+const STEM_CHANNELS: usize = 32;
 
 /// A tensor to make up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +79,29 @@ pub(super) fn transformer(
     add("final_layer.linear.bias", &[patch * patch * channels]);
     add("final_layer.adaLN_modulation.1.weight", &[2 * d, d]);
     add("final_layer.adaLN_modulation.1.bias", &[2 * d]);
+    if let Some((trained, sizes)) =
+        config.nextclip.as_ref().and_then(|trained| trained.motion.map(|sizes| (trained, sizes)))
+    {
+        motion(&mut tensors, sizes, [d, patch, trained.geometry.clip]);
+    }
     tensors
+}
+
+fn motion(tensors: &mut Vec<Tensor>, sizes: Motion, [d, patch, clip]: [usize; 3]) {
+    let stem =
+        [[STEM_CHANNELS, sizes.costs(), 3], [STEM_CHANNELS, STEM_CHANNELS, 3], [d, STEM_CHANNELS, patch]];
+    for (layer, shape) in stem.into_iter().enumerate() {
+        conv(tensors, &format!("motion.stem.{layer}"), shape);
+    }
+    pair(tensors, "motion.linear", &[patch * patch * clip * sizes.channels(), d]);
+    let blend = [
+        [BLEND_CHANNELS, sizes.blend_inputs(), 3],
+        [BLEND_CHANNELS, BLEND_CHANNELS, 3],
+        [sizes.sources(), BLEND_CHANNELS, 3],
+    ];
+    for (layer, shape) in blend.into_iter().enumerate() {
+        conv(tensors, &format!("motion.blend.{layer}"), shape);
+    }
 }
 
 /// Every tensor of the autoencoder.

@@ -34,7 +34,9 @@ pub(super) fn predict(
     let (geometry, cache) = (&manifest.geometry, &manifest.cache);
     let mut run = Run { folder, manifest, weight_bytes, progress, pieces: 0 };
     let grey = ArrayD::from_elem(vec![cache.batch, geometry.height, geometry.width, 3], 128);
-    let seen = run.graph(ENCODE, [("frames", Held::U8(grey.clone()))])?;
+    let moves = manifest.motion.is_some();
+    let before = moves.then(|| ("before", Held::U8(grey.clone())));
+    let seen = run.graph(ENCODE, [("frames", Held::U8(grey.clone()))].into_iter().chain(before))?;
     let latent = [cache.batch, geometry.latent_channels, geometry.latent_height(), geometry.latent_width()];
     let latents = match seen {
         Some(mut seen) => take(&mut seen, "latents")?,
@@ -54,11 +56,18 @@ pub(super) fn predict(
             ("position", Held::I64(ArrayD::from_elem(vec![cache.batch], position))),
         ]
     };
-    let inputs = [("latents", latents)].into_iter().chain(history(&keys, &values, &slot_positions, 0));
+    // The first frame has none before it.
+    let costs = manifest.motion.map(|motion| {
+        let shape = [cache.batch, motion.costs(), geometry.latent_height(), geometry.latent_width()];
+        ("costs", Held::F32(ArrayD::zeros(shape.to_vec())))
+    });
+    let past = history(&keys, &values, &slot_positions, 0);
+    let inputs = [("latents", latents)].into_iter().chain(past).chain(costs);
     let mut fresh = run.graph(REMEMBER, inputs)?.unwrap_or_default();
     for (kept, name) in [(&mut keys, "new_keys"), (&mut values, "new_values")] {
         kept.begin_with(&take(&mut fresh, name)?, Axis(3)).ok_or(VerifyError::Lost(name))?;
     }
+    let motion = moves.then(|| take(&mut fresh, "motion")).transpose()?;
     slot_positions.index_axis_mut(Axis(1), 0).fill(0);
 
     let clip = [&[cache.batch, geometry.clip], &latent[1..]].concat();
@@ -74,7 +83,7 @@ pub(super) fn predict(
 
     let shown =
         [("latents", Held::F32(clip.clone())), ("last_frames", Held::U8(grey)), ("gate", scalar(1.0))];
-    run.graph(DECODE, shown)?;
+    run.graph(DECODE, shown.into_iter().chain(motion.map(|motion| ("motion", motion))))?;
     Ok((clip, run.pieces))
 }
 

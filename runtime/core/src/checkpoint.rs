@@ -58,6 +58,11 @@ impl TransformerConfig {
         self.hidden_size / self.num_attention_heads
     }
 
+    /// Sizes of the motion that the model says of remembered frames, where it does.
+    pub fn motion(&self) -> Option<Motion> {
+        self.nextclip.as_ref().and_then(|trained| trained.motion)
+    }
+
     /// What makes these sizes impossible, each in words; empty when they fit together.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
@@ -78,6 +83,7 @@ impl TransformerConfig {
                 faults.push(format!("rope_scaling.long_factor has {got} values, a head needs {want}"));
             }
         }
+        faults.extend(self.motion().and_then(|motion| motion.fault()));
         faults
     }
 }

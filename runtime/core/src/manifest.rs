@@ -13,9 +13,11 @@ use thiserror::Error;
 
 pub use crate::cache::{CacheElement, CacheShape};
 use crate::geometry::{Geometry, GeometryError};
+use crate::motion::Motion;
 
-/// The schema number that this version writes. 2 added the element type of the cache; what 1 says reads the same.
-pub const SCHEMA: u32 = 2;
+/// The schema number that this version writes. 2 added the element type of the cache, 3 motion; what 1 and 2 say reads
+/// the same.
+pub const SCHEMA: u32 = 3;
 
 /// The oldest schema number that this version reads.
 pub const OLDEST_SCHEMA: u32 = 1;
@@ -44,6 +46,9 @@ pub struct Manifest {
     pub geometry: Geometry,
     /// Sizes and element type of the key-value cache.
     pub cache: CacheShape,
+    /// Sizes of the motion that `remember` gives and `decode` reads, where the model has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub motion: Option<Motion>,
     /// How noise becomes a clip, unless the runtime is told otherwise.
     pub sampler: SamplerDefaults,
     /// The graphs by name.
@@ -292,6 +297,9 @@ pub enum ManifestError {
     /// A cache that no graph has.
     #[error("{FILE_NAME}: cache: {0}")]
     Cache(String),
+    /// Motion that no graph has.
+    #[error("{FILE_NAME}: {0}")]
+    Motion(String),
     /// A file is named that has no digest, or lies outside the bundle.
     #[error("{FILE_NAME}: graph {graph}: path {path:?} {why}")]
     Path {
@@ -330,6 +338,9 @@ impl Manifest {
         let manifest: Self = serde_json::from_value(value)?;
         manifest.geometry.validate()?;
         manifest.cache.validate().map_err(ManifestError::Cache)?;
+        if let Some(fault) = manifest.motion.and_then(|motion| motion.fault_with(&manifest.geometry)) {
+            return Err(ManifestError::Motion(fault));
+        }
         for (graph, Graph { path, .. }) in manifest.graphs.iter() {
             let fault = |why| Err(ManifestError::Path { graph, path: path.clone(), why });
             if path.starts_with('/') || path.split('/').any(|part| part == "..") {
@@ -399,6 +410,7 @@ mod tests {
                 frame_interval_ms: 200,
             },
             cache: CacheShape { layers: 1, batch: 1, kv_heads: 1, head_dim: 8, element: CacheElement::F32 },
+            motion: None,
             sampler: SamplerDefaults { steps: 2, time_shift: 1.0, guidance: 1.0 },
             graphs: Graphs {
                 encode: None,
@@ -441,7 +453,7 @@ mod tests {
             change(&mut value);
             Manifest::from_json(&value.to_string()).unwrap_err().to_string()
         };
-        assert!(edit(&|v| v["schema"] = 9.into()).contains("schema 9, this program reads 1 to 2"));
+        assert!(edit(&|v| v["schema"] = 9.into()).contains("schema 9, this program reads 1 to 3"));
         let message = edit(&|v| v["cache"]["element"] = serde_json::json!({"type": "f8"}));
         assert!(message.contains("unknown variant `f8`"), "{message}");
         let int8 = |key_scales: &[f32]| {

@@ -42,6 +42,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::geometry::Geometry;
+
 /// Sizes of a model's motion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,6 +103,13 @@ impl Motion {
             return Some(format!("motion: {features} features, must be 0 to 64"));
         }
         (!(1..=16).contains(&reach)).then(|| format!("motion: a reach of {reach}, must be 1 to 16"))
+    }
+
+    /// The same with frames of this geometry: a cell must be whole pixels of half resolution.
+    pub fn fault_with(&self, geometry: &Geometry) -> Option<String> {
+        let Geometry { vae_scale, .. } = *geometry;
+        let odd = || format!("motion: cells of {vae_scale} x {vae_scale} pixels, must be an even number");
+        self.fault().or_else(|| (vae_scale % 2 != 0).then(odd))
     }
 }
 

@@ -32,13 +32,14 @@ fn check_interface(manifest: &Manifest) -> Result<(), Error> {
     if cache.batch != 1 {
         return Err(Error::Batch(cache.batch));
     }
+    let (motion, guided) = (manifest.motion, manifest.sampler.guidance != 1.0);
     if let Some(encode) = &graphs.encode {
-        GraphSpecs::encode(geometry, cache).check(ENCODE, encode)?;
+        GraphSpecs::encode(geometry, cache, motion).check(ENCODE, encode)?;
     }
-    GraphSpecs::remember(geometry, cache).check(REMEMBER, &graphs.remember)?;
-    GraphSpecs::denoise(geometry, cache, manifest.sampler.guidance != 1.0).check(DENOISE, &graphs.denoise)?;
+    GraphSpecs::remember(geometry, cache, motion).check(REMEMBER, &graphs.remember)?;
+    GraphSpecs::denoise(geometry, cache, guided).check(DENOISE, &graphs.denoise)?;
     if let Some(decode) = &graphs.decode {
-        GraphSpecs::decode(geometry, cache).check(DECODE, decode)?;
+        GraphSpecs::decode(geometry, cache, motion).check(DECODE, decode)?;
     }
     Ok(())
 }

@@ -79,24 +79,27 @@ impl Cache {
         }
     }
 
-    /// Runs `remember` on the next frame's latents (B, c, h, w). It reads the cache without the frame whose slot the
-    /// new one takes; then the new keys and values go there.
+    /// Runs `remember` on the next frame's latents (B, c, h, w), and its costs (B, costs, h, w) where the model has
+    /// motion, (B, N, m, h, w), which is returned. It reads the cache without the frame whose slot the new one takes; then
+    /// the new keys and values go there.
     pub(crate) fn remember(
         &mut self,
         graph: &mut GraphSession,
         latents: ArrayView4<'_, f32>,
-    ) -> Result<(), Error> {
+        costs: Option<ArrayView4<'_, f32>>,
+    ) -> Result<Option<Array5<f32>>, Error> {
         let positions = self.history.positions_before_next();
         let position = self.history.next_position();
         self.places.set(&positions, position);
         let first = self.history.next_slot() * self.block_tokens;
-        match &mut self.buffers {
-            Buffers::F32(pair) => pair.remember(graph, latents, &self.places, first),
-            Buffers::F16(pair) => pair.remember(graph, latents, &self.places, first),
-            Buffers::Int8(pair) => pair.remember(graph, latents, &self.places, first),
+        let frame = (latents, costs);
+        let motion = match &mut self.buffers {
+            Buffers::F32(pair) => pair.remember(graph, frame, &self.places, first),
+            Buffers::F16(pair) => pair.remember(graph, frame, &self.places, first),
+            Buffers::Int8(pair) => pair.remember(graph, frame, &self.places, first),
         }?;
         self.history.push();
-        Ok(())
+        Ok(motion)
     }
 }
 
@@ -131,21 +134,31 @@ impl<T: CacheNumber> Pair<T> {
     fn remember(
         &mut self,
         graph: &mut GraphSession,
-        latents: ArrayView4<'_, f32>,
+        (latents, costs): (ArrayView4<'_, f32>, Option<ArrayView4<'_, f32>>),
         places: &Places,
         first: usize,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Array5<f32>>, Error> {
         let Self { held, fresh } = self;
-        let [keys, values, slots, position] = Self::inputs(held, places);
-        let inputs = [("latents", Input::F32(latents.view().into_dyn())), keys, values, slots, position];
-        graph.run::<T, _, _>(&inputs, ["new_keys", "new_values"], |produced| {
-            fresh.iter_mut().zip(&produced).for_each(|(fresh, produced)| fresh.assign(produced));
-            Ok(())
+        let mut inputs = vec![("latents", Input::F32(latents.into_dyn()))];
+        inputs.extend(Self::inputs(held, places));
+        let mut outputs = vec!["new_keys", "new_values"];
+        let moves = costs.is_some();
+        if let Some(costs) = costs {
+            inputs.push(("costs", Input::F32(costs.into_dyn())));
+            outputs.push("motion");
+        }
+        let motion = graph.run_any(&inputs, &outputs, |produced| {
+            for (index, fresh) in fresh.iter_mut().enumerate() {
+                fresh.assign(&produced.array::<T>(index)?);
+            }
+            let motion = moves.then(|| produced.array::<f32>(2)).transpose()?;
+            let motion = motion.map(|motion| motion.to_owned().into_dimensionality());
+            motion.transpose().map_err(ort::Error::wrap)
         })?;
         for (held, fresh) in held.iter_mut().zip(fresh) {
             held.slice_mut(s![.., .., .., first..first + fresh.dim().3, ..]).assign(&*fresh);
         }
-        Ok(())
+        Ok(motion)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The interface of the four graphs, said once: the exporter builds to it and the predictor insists on it.
 
-use nextclip_core::Geometry;
 use nextclip_core::manifest::{CacheShape, Dtype, Graph, TensorSpec};
+use nextclip_core::{Geometry, Motion};
 
 use crate::error::Error;
 
@@ -27,23 +27,34 @@ pub struct GraphSpecs {
 }
 
 impl GraphSpecs {
-    /// `frames` u8 (B, H, W, 3) -> `latents` f32 (B, c, h, w).
-    pub fn encode(geometry: &Geometry, cache: &CacheShape) -> Self {
-        Self {
-            inputs: vec![spec("frames", Dtype::U8, &[cache.batch, geometry.height, geometry.width, 3])],
-            outputs: vec![spec("latents", Dtype::F32, &with_batch(cache, latent(geometry)))],
+    /// `frames` u8 (B, H, W, 3) -> `latents` f32 (B, c, h, w). With motion also `before` u8 (B, H, W, 3), the frames
+    /// before them -> `costs` f32 (B, costs, h, w).
+    pub fn encode(geometry: &Geometry, cache: &CacheShape, motion: Option<Motion>) -> Self {
+        let frames = [cache.batch, geometry.height, geometry.width, 3];
+        let mut inputs = vec![spec("frames", Dtype::U8, &frames)];
+        let mut outputs = vec![spec("latents", Dtype::F32, &with_batch(cache, latent(geometry)))];
+        if let Some(motion) = motion {
+            inputs.push(spec("before", Dtype::U8, &frames));
+            outputs.push(costs(geometry, cache, motion));
         }
+        Self { inputs, outputs }
     }
 
     /// `latents` f32 (B, c, h, w), the cache, `slot_positions` i64 (B, C) with -1 for an empty slot,
     /// `position` i64 (B), the frame's own -> `new_keys`, `new_values` (layers, B, n_kv, L, d_head), of the cache's
-    /// element type.
-    pub fn remember(geometry: &Geometry, cache: &CacheShape) -> Self {
+    /// element type. With motion also `costs` f32 (B, costs, h, w), zeros where there was no frame before -> `motion`
+    /// f32 (B, N, m, h, w).
+    pub fn remember(geometry: &Geometry, cache: &CacheShape, motion: Option<Motion>) -> Self {
         let mut inputs = vec![spec("latents", Dtype::F32, &with_batch(cache, latent(geometry)))];
         inputs.extend(history(geometry, cache));
         let block = [cache.layers, cache.batch, cache.kv_heads, geometry.block_tokens(), cache.head_dim];
-        let outputs = ["new_keys", "new_values"].map(|name| spec(name, cache.element.dtype(), &block));
-        Self { inputs, outputs: outputs.into() }
+        let mut outputs =
+            ["new_keys", "new_values"].map(|name| spec(name, cache.element.dtype(), &block)).to_vec();
+        if let Some(sizes) = motion {
+            inputs.push(costs(geometry, cache, sizes));
+            outputs.push(moving(geometry, cache, sizes));
+        }
+        Self { inputs, outputs }
     }
 
     /// `z` f32 (B, N, c, h, w), `t` f32 (1), `t_next` f32 (1), the cache, `slot_positions` i64 (B, C),
@@ -58,18 +69,18 @@ impl GraphSpecs {
         Self { inputs, outputs: vec![spec("z_next", Dtype::F32, &clip)] }
     }
 
-    /// `latents` f32 (B, N, c, h, w), `last_frames` u8 (B, H, W, 3), the newest real frames, and `gate`
-    /// f32 (1), 1 to keep of them what is not predicted to change, 0 not to -> `frames` u8 (B, N, H, W, 3).
-    pub fn decode(geometry: &Geometry, cache: &CacheShape) -> Self {
+    /// `latents` f32 (B, N, c, h, w), `last_frames` u8 (B, H, W, 3), the newest real frames, `gate` f32 (1), 1 to make
+    /// pictures with their help, 0 of latents alone, and with motion theirs, `motion` f32 (B, N, m, h, w)
+    /// -> `frames` u8 (B, N, H, W, 3).
+    pub fn decode(geometry: &Geometry, cache: &CacheShape, motion: Option<Motion>) -> Self {
         let frames = [cache.batch, geometry.clip, geometry.height, geometry.width, 3];
-        Self {
-            inputs: vec![
-                spec("latents", Dtype::F32, &with_batch(cache, clip(geometry))),
-                spec("last_frames", Dtype::U8, &[cache.batch, geometry.height, geometry.width, 3]),
-                spec("gate", Dtype::F32, &[1]),
-            ],
-            outputs: vec![spec("frames", Dtype::U8, &frames)],
-        }
+        let mut inputs = vec![
+            spec("latents", Dtype::F32, &with_batch(cache, clip(geometry))),
+            spec("last_frames", Dtype::U8, &[cache.batch, geometry.height, geometry.width, 3]),
+            spec("gate", Dtype::F32, &[1]),
+        ];
+        inputs.extend(motion.map(|motion| moving(geometry, cache, motion)));
+        Self { inputs, outputs: vec![spec("frames", Dtype::U8, &frames)] }
     }
 
     /// Refuses a manifest's graph that has another interface than this one; observed tensors may come on top.
@@ -126,6 +137,18 @@ fn clip(geometry: &Geometry) -> Vec<usize> {
     [vec![geometry.clip], latent(geometry)].concat()
 }
 
+/// Cost volumes of frames: (B, costs, h, w).
+fn costs(geometry: &Geometry, cache: &CacheShape, motion: Motion) -> TensorSpec {
+    let (h, w) = (geometry.latent_height(), geometry.latent_width());
+    spec("costs", Dtype::F32, &[cache.batch, motion.costs(), h, w])
+}
+
+/// Where a frame's cells go in the N frames after it: (B, N, m, h, w).
+fn moving(geometry: &Geometry, cache: &CacheShape, motion: Motion) -> TensorSpec {
+    let (h, w) = (geometry.latent_height(), geometry.latent_width());
+    spec("motion", Dtype::F32, &[cache.batch, geometry.clip, motion.channels(), h, w])
+}
+
 fn with_batch(cache: &CacheShape, shape: Vec<usize>) -> Vec<usize> {
     [vec![cache.batch], shape].concat()
 }
@@ -170,16 +193,29 @@ mod tests {
                 "guidance f32[1]",
             ]
         );
-        let remember = GraphSpecs::remember(&GEOMETRY, &CACHE);
+        let remember = GraphSpecs::remember(&GEOMETRY, &CACHE, None);
         assert_eq!(remember.outputs[1].to_string(), "new_values f32[32, 1, 32, 222, 96]");
-        let half = GraphSpecs::remember(&GEOMETRY, &CacheShape { element: CacheElement::F16, ..CACHE });
+        let half = GraphSpecs::remember(&GEOMETRY, &CacheShape { element: CacheElement::F16, ..CACHE }, None);
         assert_eq!(half.inputs[1].to_string(), "keys f16[32, 1, 32, 12432, 96]");
         assert_eq!(half.outputs[0].to_string(), "new_keys f16[32, 1, 32, 222, 96]");
     }
 
     #[test]
+    fn costs_go_from_encode_to_remember_and_motion_to_decode() {
+        let sizes = Some(Motion { candidates: 2, features: 4, reach: 7 });
+        let encode = GraphSpecs::encode(&GEOMETRY, &CACHE, sizes);
+        let remember = GraphSpecs::remember(&GEOMETRY, &CACHE, sizes);
+        let decode = GraphSpecs::decode(&GEOMETRY, &CACHE, sizes);
+        assert_eq!(encode.inputs[0].shape, encode.inputs[1].shape);
+        assert_eq!(encode.outputs[1], remember.inputs[5]);
+        assert_eq!(remember.inputs[5].to_string(), "costs f32[1, 225, 22, 40]");
+        assert_eq!(remember.outputs[2], decode.inputs[3]);
+        assert_eq!(decode.inputs[3].to_string(), "motion f32[1, 24, 14, 22, 40]");
+    }
+
+    #[test]
     fn a_difference_is_named() {
-        let specs = GraphSpecs::encode(&GEOMETRY, &CACHE);
+        let specs = GraphSpecs::encode(&GEOMETRY, &CACHE, None);
         let graph = |inputs| Graph { path: "encode.onnx".into(), inputs, outputs: specs.outputs.clone() };
         assert!(specs.check(ENCODE, &graph(specs.inputs.clone())).is_ok());
         let told = |inputs| specs.check(ENCODE, &graph(inputs)).unwrap_err().to_string();

@@ -138,7 +138,7 @@ pub enum Error {
     /// A tensor of the caller's has another shape than the graph's.
     #[error("{what} has shape {found:?}, the bundle needs {expected:?}")]
     Shape {
-        /// "frame", "latent", "clip".
+        /// "frame", "latent", "costs", "clip", "pictures of a clip".
         what: &'static str,
         /// Its shape.
         found: Vec<usize>,

@@ -11,8 +11,8 @@ use half::f16;
 use ndarray::ArrayViewD;
 use nextclip_core::manifest::{Dtype, Graph};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{Session, SessionInputValue};
-use ort::value::{PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
+use ort::session::{Session, SessionInputValue, SessionOutputs};
+use ort::value::{DynTensor, PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
 
 use crate::bound::Bound;
 use crate::contract::{OBSERVED, first_difference, listed};
@@ -155,12 +155,23 @@ impl GraphSession {
         outputs: [&str; N],
         read: impl FnOnce([ArrayViewD<'_, T>; N]) -> ort::Result<R>,
     ) -> Result<R, Error> {
+        self.run_any(inputs, &outputs, |produced| {
+            let views = (0..N).map(|index| produced.array::<T>(index));
+            read(exactly(views.collect::<ort::Result<Vec<_>>>()?)?)
+        })
+    }
+
+    /// The same where outputs are of several types.
+    pub(crate) fn run_any<R>(
+        &mut self,
+        inputs: &[(&str, Input<'_>)],
+        outputs: &[&str],
+        read: impl FnOnce(&Produced<'_, '_>) -> ort::Result<R>,
+    ) -> Result<R, Error> {
         let Self { name: graph, session, observed, probe, bound } = self;
         let run = || {
             if let Some(bound) = bound {
-                let produced = bound.run(session, inputs, &outputs)?;
-                let views = produced.iter().map(|tensor| tensor.try_extract_array::<T>());
-                return read(exactly(views.collect::<ort::Result<Vec<_>>>()?)?);
+                return read(&Produced::Copied(&bound.run(session, inputs, outputs)?));
             }
             let values = inputs
                 .iter()
@@ -173,16 +184,33 @@ impl GraphSession {
                     show(graph, name.strip_prefix(OBSERVED).unwrap_or(name), values);
                 }
             }
-            let views = outputs
-                .iter()
-                .map(|name| {
-                    let missing = || ort::Error::new(format!("it has no output {name:?}"));
-                    produced.get(name).ok_or_else(missing)?.try_extract_array::<T>()
-                })
-                .collect::<ort::Result<Vec<_>>>()?;
-            read(exactly(views)?)
+            read(&Produced::Named(outputs, &produced))
         };
         run().map_err(|source| Error::Run { graph: self.name, source })
+    }
+}
+
+/// Outputs of a run.
+pub(crate) enum Produced<'a, 's> {
+    /// In the order that was asked for.
+    Copied(&'a [DynTensor]),
+    /// All that the graph has, and the names that were asked for.
+    Named(&'a [&'a str], &'a SessionOutputs<'s>),
+}
+
+impl Produced<'_, '_> {
+    /// The output that was asked for as number `index`.
+    pub(crate) fn array<T: PrimitiveTensorElementType>(
+        &self,
+        index: usize,
+    ) -> ort::Result<ArrayViewD<'_, T>> {
+        match self {
+            Self::Copied(tensors) => tensors[index].try_extract_array::<T>(),
+            Self::Named(names, outputs) => {
+                let missing = || ort::Error::new(format!("it has no output {:?}", names[index]));
+                outputs.get(names[index]).ok_or_else(missing)?.try_extract_array::<T>()
+            }
+        }
     }
 }
 

@@ -33,5 +33,5 @@ pub use contract::{DECODE, DENOISE, ENCODE, GraphSpecs, OBSERVED, REMEMBER};
 pub use error::Error;
 pub use graph::{GraphSession, Input, Probe, options as session_options};
 pub use library::{environment as onnx_environment, init_onnx_runtime};
-pub use predictor::{Predictor, Settings};
+pub use predictor::{Encoded, Predictor, Settings};
 pub use provider::{Execution, GpuSettings, Provider};

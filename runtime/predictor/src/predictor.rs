@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use log::info;
-use ndarray::{Array3, ArrayView, ArrayView1, ArrayView3, ArrayViewD, Axis, Dimension, Ix3, Ix4};
+use ndarray::{
+    Array, Array3, Array5, ArrayView, ArrayView1, ArrayView3, ArrayView4, ArrayViewD, Axis, CowArray,
+    Dimension, Ix3, Ix4,
+};
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{History, Latents, Manifest, Picture};
 
@@ -39,12 +42,28 @@ pub struct Predictor {
     /// Scale for the denoise graph, where it has both branches.
     guidance: Option<f32>,
     cache: Cache,
-    /// The newest frame seen; pictures of the future keep of it what does not change.
-    last_frame: Option<Picture>,
+    newest: Option<Newest>,
     encode: Option<GraphSession>,
     remember: GraphSession,
     denoise: GraphSession,
     decode: Option<GraphSession>,
+}
+
+/// The newest frame seen: pictures of the future are made of it.
+#[derive(Debug)]
+struct Newest {
+    frame: Picture,
+    /// Where its cells go, (1, N, m, h, w), of a model with motion.
+    motion: Option<Array5<f32>>,
+}
+
+/// A frame as the `encode` graph reads it after the one before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Encoded {
+    /// (c, h, w).
+    pub latent: Array3<f32>,
+    /// How unlike the frame before it is, (costs, h, w), of a model with motion; zeros where there was none.
+    pub costs: Option<Array3<f32>>,
 }
 
 impl Predictor {
@@ -65,7 +84,7 @@ impl Predictor {
             denoise: open(DENOISE, &graphs.denoise)?,
             decode: graphs.decode.as_ref().map(|graph| open(DECODE, graph)).transpose()?,
             cache: Cache::new(&manifest.geometry, &manifest.cache),
-            last_frame: None,
+            newest: None,
             provider,
             grid,
             guidance,
@@ -99,6 +118,13 @@ impl Predictor {
         self.cache.history()
     }
 
+    /// Where the cells of the newest frame that [`Self::see`] was given go in the N frames after it, (N, m, h, w), of a model
+    /// with motion.
+    pub fn motion(&self) -> Option<ArrayView4<'_, f32>> {
+        let motion = self.newest.as_ref()?.motion.as_ref()?;
+        Some(motion.index_axis(Axis(0), 0))
+    }
+
     /// K: denoising steps of [`Self::sample`].
     pub fn steps(&self) -> usize {
         self.grid.steps().count()
@@ -117,39 +143,94 @@ impl Predictor {
 
     /// The latent (c, h, w) of a frame of the bundle's size.
     pub fn encode(&mut self, frame: &Picture) -> Result<Array3<f32>, Error> {
+        Ok(self.encode_after(frame, None)?.latent)
+    }
+
+    /// The frame as it is remembered after the newest one that [`Self::see`] was given: the first half of `see`.
+    pub fn encode_next(&mut self, frame: &Picture) -> Result<Encoded, Error> {
+        let newest = self.newest.take();
+        let encoded = self.encode_after(frame, newest.as_ref().map(|newest| &newest.frame));
+        self.newest = newest;
+        encoded
+    }
+
+    fn encode_after(&mut self, frame: &Picture, before: Option<&Picture>) -> Result<Encoded, Error> {
         let geometry = &self.manifest.geometry;
         check("frame", frame.shape(), &[geometry.height, geometry.width, 3])?;
         let graph = self.encode.as_mut().ok_or(Error::NoVae(ENCODE))?;
         let frame = frame.as_standard_layout();
-        let inputs = [("frames", Input::U8(frame.view().insert_axis(Axis(0)).into_dyn()))];
-        graph.run(&inputs, ["latents"], |[latents]| Ok(first::<_, Ix3>(latents)?.to_owned()))
+        if self.manifest.motion.is_none() {
+            let latent =
+                graph.run(&[("frames", picture(&frame))], ["latents"], |[latents]| owned(latents))?;
+            return Ok(Encoded { latent, costs: None });
+        }
+        let earlier = before.map_or_else(|| frame.view().into(), |before| before.as_standard_layout());
+        let inputs = [("frames", picture(&frame)), ("before", picture(&earlier))];
+        let (latent, mut costs) = graph.run(&inputs, ["latents", "costs"], |[latents, costs]| {
+            Ok((owned(latents)?, owned::<Ix3>(costs)?))
+        })?;
+        if before.is_none() {
+            costs.fill(0.0);
+        }
+        Ok(Encoded { latent, costs: Some(costs) })
     }
 
     /// Adds a frame, as its clean latent (c, h, w), to what predictions are made from. The oldest
     /// frame leaves where the window is full.
+    ///
+    /// A model with motion does not learn of a bare latent how it came about, and has no picture to move: until the
+    /// next frame is seen, [`Self::render`] is [`Self::decode`].
     pub fn remember(&mut self, latent: ArrayView3<'_, f32>) -> Result<(), Error> {
+        let costs = self.costs_shape().map(Array3::zeros);
+        self.keep(latent, costs.as_ref().map(|costs| costs.view()))?;
+        if self.manifest.motion.is_some() {
+            self.newest = None;
+        }
+        Ok(())
+    }
+
+    /// Adds a frame that [`Self::encode_next`] was given to what predictions are made from: the second half of `see`.
+    pub fn remember_next(&mut self, frame: &Picture, encoded: &Encoded) -> Result<(), Error> {
+        let geometry = &self.manifest.geometry;
+        check("frame", frame.shape(), &[geometry.height, geometry.width, 3])?;
+        let motion = self.keep(encoded.latent.view(), encoded.costs.as_ref().map(|costs| costs.view()))?;
+        match &mut self.newest {
+            Some(newest) => {
+                newest.frame.assign(frame);
+                newest.motion = motion;
+            }
+            none => *none = Some(Newest { frame: frame.clone(), motion }),
+        }
+        Ok(())
+    }
+
+    fn keep(
+        &mut self,
+        latent: ArrayView3<'_, f32>,
+        costs: Option<ArrayView3<'_, f32>>,
+    ) -> Result<Option<Array5<f32>>, Error> {
         let geometry = &self.manifest.geometry;
         let expected = [geometry.latent_channels, geometry.latent_height(), geometry.latent_width()];
         check("latent", latent.shape(), &expected)?;
+        let (found, expected) = (costs.as_ref().map(|costs| costs.shape().to_vec()), self.costs_shape());
+        check("costs", &found.unwrap_or_default(), expected.as_ref().map_or(&[], |shape| shape))?;
         let latent = latent.as_standard_layout();
-        self.cache.remember(&mut self.remember, latent.view().insert_axis(Axis(0)))
+        let costs = costs.as_ref().map(|costs| costs.as_standard_layout());
+        let costs = costs.as_ref().map(|costs| costs.view().insert_axis(Axis(0)));
+        self.cache.remember(&mut self.remember, latent.view().insert_axis(Axis(0)), costs)
     }
 
     /// Encodes and remembers a frame; returns its latent (c, h, w).
     pub fn see(&mut self, frame: &Picture) -> Result<Array3<f32>, Error> {
-        let latent = self.encode(frame)?;
-        self.remember(latent.view())?;
-        match &mut self.last_frame {
-            Some(last) => last.assign(frame),
-            none => *none = Some(frame.clone()),
-        }
-        Ok(latent)
+        let encoded = self.encode_next(frame)?;
+        self.remember_next(frame, &encoded)?;
+        Ok(encoded.latent)
     }
 
     /// Forgets every frame, as after a gap in the stream.
     pub fn forget(&mut self) {
         self.cache.clear();
-        self.last_frame = None;
+        self.newest = None;
     }
 
     /// One Euler step from `t` to `t_next` for a clip (N, c, h, w) that follows the remembered frames.
@@ -193,31 +274,59 @@ impl Predictor {
     /// The pictures of a clip (N, c, h, w), as the autoencoder gives them.
     pub fn decode(&mut self, latents: &Latents) -> Result<Vec<Picture>, Error> {
         let geometry = &self.manifest.geometry;
-        let blank = Picture::zeros((geometry.height, geometry.width, 3));
-        self.pictures(latents, &blank, 0.0)
+        let frame = Picture::zeros((geometry.height, geometry.width, 3));
+        let motion = self.motion_shape().map(Array5::zeros);
+        self.pictures(latents, &Newest { frame, motion }, 0.0)
     }
 
-    /// The pictures of a predicted clip (N, c, h, w): where nothing is predicted to change, the newest frame
-    /// that [`Self::see`] was given stays as it was. Without one, the same as [`Self::decode`].
+    /// The pictures of a predicted clip (N, c, h, w), made of the newest frame that [`Self::see`] was given: a model with
+    /// motion moves it; of one without, what is not predicted to change stays as it was. Without such a frame, the same
+    /// as [`Self::decode`].
     pub fn render(&mut self, latents: &Latents) -> Result<Vec<Picture>, Error> {
-        let Some(last) = self.last_frame.take() else { return self.decode(latents) };
-        let pictures = self.pictures(latents, &last, 1.0);
-        self.last_frame = Some(last);
+        let Some(newest) = self.newest.take() else { return self.decode(latents) };
+        let pictures = self.pictures(latents, &newest, 1.0);
+        self.newest = Some(newest);
         pictures
     }
 
-    fn pictures(&mut self, latents: &Latents, last: &Picture, gate: f32) -> Result<Vec<Picture>, Error> {
+    /// Goes on from a predicted clip as if it had come; `pictures` are what [`Self::render`] made of it.
+    ///
+    /// A model with motion sees the pictures, and moves the last of them from then on. One without remembers the latents,
+    /// without a way through pixels, and goes on to keep of the last real frame what does not change.
+    pub fn follow(&mut self, latents: &Latents, pictures: &[Picture]) -> Result<(), Error> {
+        self.check_clip(latents)?;
+        if self.manifest.motion.is_none() {
+            return latents.outer_iter().try_for_each(|latent| self.remember(latent));
+        }
+        check("pictures of a clip", &[pictures.len()], &[self.manifest.geometry.clip])?;
+        pictures.iter().try_for_each(|picture| self.see(picture).map(drop))
+    }
+
+    fn pictures(&mut self, latents: &Latents, newest: &Newest, gate: f32) -> Result<Vec<Picture>, Error> {
         self.check_clip(latents)?;
         let graph = self.decode.as_mut().ok_or(Error::NoVae(DECODE))?;
-        let (latents, last, gate) = (latents.as_standard_layout(), last.as_standard_layout(), [gate]);
-        let inputs = [
+        let (latents, last, gate) = (latents.as_standard_layout(), newest.frame.as_standard_layout(), [gate]);
+        let mut inputs = vec![
             ("latents", Input::F32(latents.view().insert_axis(Axis(0)).into_dyn())),
-            ("last_frames", Input::U8(last.view().insert_axis(Axis(0)).into_dyn())),
+            ("last_frames", picture(&last)),
             ("gate", Input::F32(ArrayView1::from(&gate).into_dyn())),
         ];
+        inputs.extend(newest.motion.as_ref().map(|motion| ("motion", Input::F32(motion.view().into_dyn()))));
         graph.run(&inputs, ["frames"], |[frames]| {
             Ok(first::<_, Ix4>(frames)?.outer_iter().map(|frame| frame.to_owned()).collect())
         })
+    }
+
+    /// (costs, h, w), of a model with motion.
+    fn costs_shape(&self) -> Option<[usize; 3]> {
+        let [_, _, rows, columns] = self.clip_shape();
+        self.manifest.motion.map(|motion| [motion.costs(), rows, columns])
+    }
+
+    /// (1, N, m, h, w), of a model with motion.
+    fn motion_shape(&self) -> Option<[usize; 5]> {
+        let [frames, _, rows, columns] = self.clip_shape();
+        self.manifest.motion.map(|motion| [1, frames, motion.channels(), rows, columns])
     }
 
     fn clip_shape(&self) -> [usize; 4] {
@@ -244,6 +353,16 @@ fn check(what: &'static str, found: &[usize], expected: &[usize]) -> Result<(), 
         return Ok(());
     }
     Err(Error::Shape { what, found: found.into(), expected: expected.into() })
+}
+
+/// A picture as a graph reads that of one camera.
+fn picture<'a>(frame: &'a CowArray<'_, u8, Ix3>) -> Input<'a> {
+    Input::U8(frame.view().insert_axis(Axis(0)).into_dyn())
+}
+
+/// The one camera's part of an output, copied.
+fn owned<D: Dimension>(batch: ArrayViewD<'_, f32>) -> ort::Result<Array<f32, D>> {
+    Ok(first::<_, D>(batch)?.to_owned())
 }
 
 /// The one camera's part of an output.

@@ -35,6 +35,7 @@ fn manifest(target: Target, precision: &str, weights: &[u8]) -> Manifest {
             frame_interval_ms: 200,
         },
         cache: CacheShape { layers: 1, batch: 1, kv_heads: 1, head_dim: 8, element: CacheElement::F32 },
+        motion: None,
         sampler: SamplerDefaults { steps: 2, time_shift: 1.0, guidance: 1.0 },
         graphs: Graphs {
             encode: Some(graph("encode")),

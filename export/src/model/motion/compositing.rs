@@ -1,0 +1,173 @@
+//! Pictures made with motion.
+
+use nextclip_core::manifest::Dtype;
+use nextclip_core::{Geometry, Motion};
+
+use super::{LANDING, MotionLayers, first_conv};
+use crate::model::vae_graphs::from_bytes;
+use crate::onnx::{GraphBuilder, Value};
+
+/// An affinity so far below the greatest counts nothing, 4e-31 of it. Without a floor, exponentials of far cells are
+/// subnormal numbers, with which everything takes many times as long.
+const NOTHING: f32 = 70.0;
+
+/// What lands on the cells of predicted frames.
+struct Landed {
+    /// Where it comes from, x then y in the sampler's unit, in which a frame is 2 wide and 2 high: (B * N * K, 2, h, w).
+    from: Value,
+    /// How surely, and the features that come along, candidate after candidate: (B * N, K * (1 + F), h, w).
+    carried: Value,
+}
+
+impl MotionLayers {
+    /// Pictures made of `decoded` (B * N, 3, H, W), in single precision, and of the last frames u8 (B, H, W, 3), moved
+    /// by `motion` (B, N, m, h, w): (B * N, 3, H, W) from -1 to 1. Where `gate` is 0, they are the decoded ones.
+    pub(in crate::model) fn composite(
+        &self,
+        g: &mut GraphBuilder,
+        decoded: &Value,
+        [last_frames, gate, motion]: [&Value; 3],
+        geometry: &Geometry,
+    ) -> Value {
+        let [pictures, _, rows, columns] = [0, 1, 2, 3].map(|axis| decoded.size(axis));
+        let batch = last_frames.size(0);
+        let decoded = g.clip(decoded, -1.0, 1.0);
+        let last = from_bytes(g, last_frames); // (B, 3, H, W)
+        let landed = g.within(LANDING, |g| self.landed(g, motion, geometry));
+        let moved = self.moved(g, &last, &landed.from, geometry); // (B * N, 3 * K, H, W)
+
+        let last = g.reshape(&last, &[batch, 1, 3, rows, columns]);
+        let last = g.expand(&last, &[batch, geometry.clip, 3, rows, columns]);
+        let last = g.reshape(&last, decoded.shape());
+        let carried = g.within(LANDING, |g| g.enlarge_linear(&landed.carried, geometry.vae_scale));
+        let sources = g.concat(&[&decoded, &last, &moved], 1);
+        let logits = self.logits(g, &[&sources, &carried]); // (B * N, sources, H, W)
+
+        // Shares of exponentials, the greatest of which is 1: a Softmax across planes would be slower than all this.
+        let greatest = g.largest(&logits, 1);
+        let logits = g.sub(&logits, &greatest);
+        let shares = g.map("Exp", &logits);
+        let whole = g.sum_along(&shares, 1);
+        let count = self.sizes.sources();
+        let sources = g.reshape(&sources, &[pictures, count, 3, rows, columns]);
+        let shares = g.reshape(&shares, &[pictures, count, 1, rows, columns]);
+        let parts = g.mul(&sources, &shares);
+        let blended = g.sum_along(&parts, 1);
+        let blended = g.reshape(&blended, decoded.shape());
+        let blended = g.div(&blended, &whole);
+        let change = g.sub(&blended, &decoded);
+        let change = g.mul(&change, gate);
+        g.add(&decoded, &change)
+    }
+
+    /// The soft choice of every cell among all cells of the last frame.
+    ///
+    /// `|a - p|^2 = |a|^2 - 2 a p + |p|^2`, where the last term moves all affinities of a place alike: the choice needs
+    /// it not, and the density gets it at the end. So that little is lost in the difference, places are counted from the
+    /// frame's middle.
+    fn landed(&self, g: &mut GraphBuilder, motion: &Value, geometry: &Geometry) -> Landed {
+        let Motion { candidates, features, .. } = self.sizes;
+        let (rows, columns) = (geometry.latent_height(), geometry.latent_width());
+        let (cells, pictures) = (rows * columns, motion.size(0) * motion.size(1));
+        let each = pictures * candidates;
+        let motion = g.reshape(motion, &[each, self.sizes.candidate_channels(), cells]);
+        let displacements = g.slice(&motion, 1, 0..2);
+        let weight = g.slice(&motion, 1, 2..3);
+
+        let sharpness = 0.5 / Motion::SPREAD.powi(2);
+        let places = places(rows, columns);
+        let from = g.table("places of cells", &[2, cells], places.clone());
+        let landing = g.add(&displacements, &from);
+        let square = g.mul(&landing, &landing);
+        let square = g.sum_along(&square, 1);
+        let sharp = g.scalar(sharpness);
+        let far = g.mul(&square, &sharp);
+        let own = g.sub(&weight, &far);
+        let landing = g.concat(&[&landing, &own], 1); // (each, 3, q)
+        let to: Vec<f32> = (0..cells)
+            .flat_map(|p| [2.0 * sharpness * places[p], 2.0 * sharpness * places[cells + p], 1.0])
+            .collect();
+        let to = g.table("places to land", &[cells, 3], to);
+        let affinity = g.matmul(&to, &landing); // (each, p, q)
+        let greatest = g.largest(&affinity, 2);
+        let floor = g.scalar(NOTHING);
+        let floor = g.sub(&greatest, &floor);
+        let affinity = g.zip("Max", &affinity, &floor);
+        let choice = g.softmax(&affinity);
+
+        // The greatest share is exp(greatest affinity) over the sum of all exponentials.
+        let share = g.largest(&choice, 2);
+        let share = g.map("Log", &share);
+        let density = g.sub(&greatest, &share); // (each, p, 1)
+        let far: Vec<f32> =
+            (0..cells).map(|p| sharpness * (places[p].powi(2) + places[cells + p].powi(2))).collect();
+        let far = g.table("distances of cells", &[cells, 1], far);
+        let density = g.sub(&density, &far);
+        let density = g.clip(&density, -Motion::DENSITY_LIMIT, Motion::DENSITY_LIMIT);
+        let density = g.reshape(&density, &[each, 1, cells]);
+
+        let cell = [columns, rows].map(|count| -2.0 / count as f32);
+        let unit = g.table("a cell back", &[2, 1], cell.into());
+        let sources = g.mul(&displacements, &unit);
+        let brought = g.slice(&motion, 1, 3..3 + features);
+        let brought = if features > 0 { g.concat(&[&sources, &brought], 1) } else { sources };
+        let brought = g.transpose(&brought, &[0, 2, 1]); // (each, q, 2 + F)
+        let chosen = g.matmul(&choice, &brought);
+        let chosen = g.transpose(&chosen, &[0, 2, 1]); // (each, 2 + F, p)
+        let from = g.slice(&chosen, 1, 0..2);
+        let mut carried = density;
+        if features > 0 {
+            let features = g.slice(&chosen, 1, 2..2 + features);
+            carried = g.concat(&[&carried, &features], 1);
+        }
+        Landed {
+            from: g.reshape(&from, &[each, 2, rows, columns]),
+            carried: g.reshape(&carried, &[pictures, candidates * (1 + features), rows, columns]),
+        }
+    }
+
+    /// The last frames (B, 3, H, W) moved by each candidate of each picture: (B * N, 3 * K, H, W). A camera's places of
+    /// all its pictures lie under one another, so that its frame is read where it is, not copied for each of them.
+    fn moved(&self, g: &mut GraphBuilder, last: &Value, from: &Value, geometry: &Geometry) -> Value {
+        let [batch, rows, columns] = [0, 2, 3].map(|axis| last.size(axis));
+        let shifts = g.within(LANDING, |g| g.enlarge_linear(from, geometry.vae_scale));
+        let pixels = g.table("places of pixels", &[2, rows, columns], pixels(rows, columns));
+        let places = g.add(&shifts, &pixels);
+        let places = g.transpose(&places, &[0, 2, 3, 1]);
+        let candidates = self.sizes.candidates;
+        let each = geometry.clip * candidates;
+        let places = g.reshape(&places, &[batch, each * rows, columns, 2]);
+        let moved = g.sample(last, &places); // (B, 3, N * K * H, W)
+        let moved = g.reshape(&moved, &[batch, 3, each, rows, columns]);
+        let moved = g.transpose(&moved, &[0, 2, 1, 3, 4]);
+        g.reshape(&moved, &[batch * geometry.clip, 3 * candidates, rows, columns])
+    }
+
+    /// How much each source counts at a pixel, as logits (B * N, sources, H, W): from all that the blend reads, in parts.
+    fn logits(&self, g: &mut GraphBuilder, seen: &[&Value]) -> Value {
+        let [first, second, last] = &self.blend;
+        let x = first_conv(g, seen, first);
+        let x = g.silu(&x);
+        let x = g.conv(&x, second);
+        let x = g.silu(&x);
+        let logits = g.conv(&x, last);
+        g.as_type(&logits, Dtype::F32)
+    }
+}
+
+/// Where cells are from the frame's middle, in cells: all x, then all y.
+fn places(rows: usize, columns: usize) -> Vec<f32> {
+    let from_middle = |index: usize, count: usize| index as f32 - (count - 1) as f32 / 2.0;
+    let x = (0..rows * columns).map(|cell| from_middle(cell % columns, columns));
+    let y = (0..rows * columns).map(|cell| from_middle(cell / columns, rows));
+    x.chain(y).collect()
+}
+
+/// Where the pixels of a picture are for the sampler, x and then y: (2, rows, columns). Their centres, from -1 at a
+/// picture's left and upper edge to 1 at the others.
+fn pixels(rows: usize, columns: usize) -> Vec<f32> {
+    let centre = |index: usize, size: usize| ((2 * index + 1) as f64 / size as f64 - 1.0) as f32;
+    let x = (0..rows * columns).map(|pixel| centre(pixel % columns, columns));
+    let y = (0..rows * columns).map(|pixel| centre(pixel / columns, rows));
+    x.chain(y).collect()
+}

@@ -1,0 +1,114 @@
+//! Motion: its layers, and what they make in the graphs. The formulas: [`nextclip_core::Motion`].
+
+mod compositing;
+mod costs;
+
+use nextclip_core::manifest::Dtype;
+use nextclip_core::{Geometry, Motion};
+
+use super::embed::latents_of_patches;
+use crate::checkpoint::Scope;
+use crate::onnx::{Conv, GraphBuilder, Linear, Value};
+
+pub(super) use costs::cost_volume;
+
+/// What numbers of channels should be multiples of.
+const CHANNELS_AT_ONCE: usize = 8;
+
+/// Where products are noted that have no weights: of cost volumes, and of what lands where.
+pub(crate) const COSTS: &str = "motion.costs";
+pub(crate) const LANDING: &str = "motion.landing";
+
+/// Channels between convolutions where the tensors do not say.
+const HIDDEN: usize = 16;
+
+/// What `model.safetensors` holds of motion.
+#[derive(Clone, Debug)]
+pub struct MotionLayers {
+    /// Numbers of candidates and features, and the reach of costs.
+    pub sizes: Motion,
+    /// From a cost volume to what is added to a clean frame's patches: 3 x 3, 3 x 3, then p x p of stride p.
+    pub stem: [Conv; Motion::LAYERS],
+    /// (p * p * N * m, d), on hidden states behind the decoder's norm.
+    pub linear: Linear,
+    /// 3 x 3 each: from pictures, densities and features to a logit for each picture.
+    pub blend: [Conv; Motion::LAYERS],
+}
+
+impl MotionLayers {
+    /// Takes every tensor below `motion`. `d` is the width of hidden states, `clip` the number of predicted frames.
+    pub(super) fn load(motion: &Scope<'_>, sizes: Motion, [d, patch, clip]: [usize; 3]) -> Self {
+        let values = patch * patch * clip * sizes.channels();
+        let linear = motion.at("linear");
+        let stem = convolutions(&motion.at("stem"), [sizes.costs(), d], [3, 3, patch]);
+        let blend = convolutions(&motion.at("blend"), [sizes.blend_inputs(), sizes.sources()], [3, 3, 3]);
+        Self {
+            sizes,
+            stem,
+            linear: Linear {
+                weight: linear.tensor("weight", &[values, d]),
+                bias: Some(linear.tensor("bias", &[values])),
+            },
+            blend,
+        }
+    }
+
+    /// What cost volumes f32 (B, costs, h, w) add to the patches of the frames, (B, S, d).
+    pub(super) fn stem(&self, g: &mut GraphBuilder, costs: &Value, geometry: &Geometry) -> Value {
+        let [first, second, third] = &self.stem;
+        let x = first_conv(g, &[costs], first);
+        let x = g.silu(&x);
+        let x = g.conv(&x, second);
+        let x = g.silu(&x);
+        let x = g.conv_strided(&x, third, geometry.patch, [0; 4]); // (B, d, rows, columns)
+        let x = g.reshape(&x, &[x.size(0), x.size(1), geometry.frame_tokens()]);
+        g.transpose(&x, &[0, 2, 1])
+    }
+
+    /// Where the cells of frames go, of the hidden states of their patches (B, S, d) behind the norm: f32
+    /// (B, N, m, h, w).
+    pub(super) fn of_hidden(&self, g: &mut GraphBuilder, hidden: &Value, geometry: &Geometry) -> Value {
+        let patches = g.linear(hidden, &self.linear); // (B, S, p * p * N * m)
+        // Displacements are places: half precision would be too coarse for those of large frames.
+        let patches = g.as_type(&patches, Dtype::F32);
+        let cells = latents_of_patches(g, &patches, geometry); // (B, N * m, h, w)
+        let [batch, rows, columns] = [0, 2, 3].map(|axis| cells.size(axis));
+        g.reshape(&cells, &[batch, geometry.clip, self.sizes.channels(), rows, columns])
+    }
+}
+
+/// The first of some convolutions, of channels in parts, f32 (B, .., H, W), followed by as many zeros as make the runtime's
+/// kernels fast: with 22 channels they took twice the time that they take with 24.
+fn first_conv(g: &mut GraphBuilder, parts: &[&Value], conv: &Conv) -> Value {
+    let inputs = conv.weight.shape()[1];
+    let padded = inputs.next_multiple_of(CHANNELS_AT_ONCE);
+    let mut parts: Vec<Value> = parts.iter().map(|part| (*part).clone()).collect();
+    if padded > inputs {
+        let zero = g.scalar(0.0);
+        let [batch, rows, columns] = [0, 2, 3].map(|axis| parts[0].size(axis));
+        parts.push(g.expand(&zero, &[batch, padded - inputs, rows, columns]));
+    }
+    let x = g.concat(&parts.iter().collect::<Vec<_>>(), 1);
+    let x = g.in_float(&x);
+    g.conv(&x, &Conv { weight: conv.weight.for_inputs(padded), bias: conv.bias.clone() })
+}
+
+/// Convolutions one after the other from and to so many channels, of these kernels. Those between are as many as the first
+/// weight says.
+fn convolutions<const N: usize>(
+    at: &Scope<'_>,
+    [inputs, outputs]: [usize; 2],
+    kernels: [usize; N],
+) -> [Conv; N] {
+    let stored = at.at(0).shape("weight");
+    let hidden = stored.and_then(|shape| shape.first()).copied().unwrap_or(HIDDEN);
+    std::array::from_fn(|layer| {
+        let inputs = if layer == 0 { inputs } else { hidden };
+        let outputs = if layer + 1 == N { outputs } else { hidden };
+        let (at, kernel) = (at.at(layer), kernels[layer]);
+        Conv {
+            weight: at.tensor("weight", &[outputs, inputs, kernel, kernel]),
+            bias: at.tensor("bias", &[outputs]),
+        }
+    })
+}

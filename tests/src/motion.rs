@@ -1,0 +1,211 @@
+//! Motion in loops and in double precision: cost volumes, what they add to a frame's patches, where its cells go, and the
+//! pictures that are made of it. Written from the formulas of `nextclip_core::Motion` alone.
+
+use anyhow::Context;
+use ndarray::{Array1, Array2, Array3, Array4, ArrayView3, Axis, concatenate, s};
+use nextclip_core::{Geometry, Motion, Picture};
+
+use crate::reference::{Reference, silu};
+
+/// A picture's planes, from -1 to 1.
+type Planes = Array3<f64>;
+
+/// What lands on the cells of a predicted frame, of one candidate.
+struct Landed {
+    /// Displacements x and y in cells, density, features: (3 + F, h, w).
+    cells: Array3<f64>,
+}
+
+impl Reference {
+    fn sizes(&self) -> anyhow::Result<(Motion, Geometry)> {
+        let trained = self.config.nextclip.as_ref().context("no geometry")?;
+        Ok((trained.motion.context("no motion")?, trained.geometry))
+    }
+
+    /// The cost volume (costs, h, w) of a frame after the one before it.
+    pub fn costs(&self, now: &Picture, before: &Picture) -> anyhow::Result<Array3<f64>> {
+        let (Motion { reach, .. }, geometry) = self.sizes()?;
+        let (now, before) = (half(&unit(now)), half(&unit(before)));
+        let (_, rows, columns) = now.dim();
+        let (reach, cell) = (reach as isize, geometry.vae_scale as isize / 2);
+        let (h, w) = (geometry.latent_height(), geometry.latent_width());
+        let mut volume = Vec::new();
+        for dy in -reach..=reach {
+            for dx in -reach..=reach {
+                let unlike = |y: usize, x: usize| {
+                    let place = |at: usize, by: isize, count: usize| {
+                        (at as isize + by).clamp(0, count as isize - 1) as usize
+                    };
+                    let (from_y, from_x) = (place(y, dy, rows), place(x, dx, columns));
+                    let squares =
+                        (0..3).map(|rgb| (now[[rgb, y, x]] - before[[rgb, from_y, from_x]]).powi(2));
+                    squares.sum::<f64>() / 3.0
+                };
+                volume.push(Array2::from_shape_fn((h, w), |(row, column)| {
+                    let window = |index: usize, count: usize| {
+                        let first = index as isize * cell - 1;
+                        (first..first + cell + 2).filter(move |at| (0..count as isize).contains(at))
+                    };
+                    let (mut sum, mut count) = (0.0, 0.0);
+                    for y in window(row, rows) {
+                        for x in window(column, columns) {
+                            sum += unlike(y as usize, x as usize);
+                            count += 1.0;
+                        }
+                    }
+                    (f64::from(Motion::COST_FLOOR) + sum / count).ln()
+                }));
+            }
+        }
+        let views: Vec<_> = volume.iter().map(|cost| cost.view().insert_axis(Axis(0))).collect();
+        let volume = concatenate(Axis(0), &views)?;
+        let mean = volume.mean_axis(Axis(0)).context("no displacements")?;
+        Ok(volume - mean)
+    }
+
+    /// What a cost volume adds to the patches of its frame, (S, d).
+    pub(crate) fn stem(&self, costs: &Array3<f64>) -> anyhow::Result<Array2<f64>> {
+        let patch = self.patch()?;
+        let x = self.convolution("motion.stem.0", costs, 1)?.mapv(silu);
+        let x = self.convolution("motion.stem.1", &x, 1)?.mapv(silu);
+        let x = self.convolution("motion.stem.2", &x, patch)?;
+        let (d, rows, columns) = x.dim();
+        Ok(Array2::from_shape_fn((rows * columns, d), |(token, feature)| {
+            x[[feature, token / columns, token % columns]]
+        }))
+    }
+
+    /// Where the cells of the newest of the frames `history` (C, c, h, w) with `costs` (C, costs, h, w) go:
+    /// (N, m, h, w).
+    pub fn motion(&self, history: &Array4<f64>, costs: &Array4<f64>) -> anyhow::Result<Array4<f64>> {
+        let (sizes, Geometry { clip, .. }) = self.sizes()?;
+        let hidden = self.hidden_of_newest(history, costs)?;
+        let patches = self.linear(&hidden, "motion.linear", true)?;
+        let (_, _, rows, columns) = history.dim();
+        let cells = self.cells(&patches, [clip * sizes.channels(), rows, columns])?;
+        Ok(cells.into_shape_with_order((clip, sizes.channels(), rows, columns))?)
+    }
+
+    /// What `motion` (m, h, w) makes of the last frame and of the decoder's picture: levels (H, W, 3), not rounded.
+    pub fn composite(
+        &self,
+        decoded: &Picture,
+        last: &Picture,
+        motion: ArrayView3<'_, f32>,
+    ) -> anyhow::Result<Array3<f64>> {
+        let (sizes, geometry) = self.sizes()?;
+        let scale = geometry.vae_scale as f64;
+        let (rows, columns, _) = last.dim();
+        let mut sources: Vec<Planes> = vec![unit(decoded), unit(last)];
+        let mut carried = Vec::new();
+        for candidate in 0..sizes.candidates {
+            let first = candidate * sizes.candidate_channels();
+            let of_candidate = motion.slice(s![first..first + sizes.candidate_channels(), .., ..]);
+            let landed = Landed::new(&of_candidate.mapv(f64::from));
+            let at = |channel: usize, y: usize, x: usize| {
+                let cell = |pixel: usize| (pixel as f64 + 0.5) / scale - 0.5;
+                between(&landed.cells.index_axis(Axis(0), channel).to_owned(), cell(y), cell(x))
+            };
+            let last = sources[1].clone();
+            sources.push(Array3::from_shape_fn((3, rows, columns), |(rgb, y, x)| {
+                let (u_x, u_y) = (-scale * at(0, y, x), -scale * at(1, y, x));
+                between(&last.index_axis(Axis(0), rgb).to_owned(), y as f64 + u_y, x as f64 + u_x)
+            }));
+            carried.push(Array3::from_shape_fn((1 + sizes.features, rows, columns), |(channel, y, x)| {
+                at(2 + channel, y, x)
+            }));
+        }
+        let views: Vec<_> = sources.iter().chain(&carried).map(|planes| planes.view()).collect();
+        let mut seen = concatenate(Axis(0), &views)?;
+        for layer in 0..Motion::LAYERS {
+            let read = if layer > 0 { seen.mapv(silu) } else { seen };
+            seen = self.convolution(&format!("motion.blend.{layer}"), &read, 1)?;
+        }
+        Ok(Array3::from_shape_fn((rows, columns, 3), |(y, x, rgb)| {
+            let shares: Vec<f64> = (0..sources.len()).map(|source| seen[[source, y, x]].exp()).collect();
+            let colour: f64 =
+                shares.iter().zip(&sources).map(|(share, source)| share * source[[rgb, y, x]]).sum();
+            (colour / shares.iter().sum::<f64>() + 1.0) * 127.5
+        }))
+    }
+
+    /// (in, H, W) to (out, H, W): of stride 1 with zeros around, or of the kernel's own size.
+    fn convolution(&self, at: &str, x: &Array3<f64>, stride: usize) -> anyhow::Result<Array3<f64>> {
+        let (shape, weight) = self.tensor(&format!("{at}.weight"))?;
+        let bias: Array1<f64> = self.vector(&format!("{at}.bias"))?;
+        let (inputs, kernel) = (shape[1], shape[2]);
+        let margin = if stride == 1 { kernel / 2 } else { 0 };
+        let (_, rows, columns) = x.dim();
+        let size = (shape[0], rows / stride, columns / stride);
+        Ok(Array3::from_shape_fn(size, |(output, row, column)| {
+            let mut sum = bias[output];
+            for input in 0..inputs {
+                for dy in 0..kernel {
+                    for dx in 0..kernel {
+                        let y = (row * stride + dy).wrapping_sub(margin);
+                        let across = (column * stride + dx).wrapping_sub(margin);
+                        if let Some(value) = x.get([input, y, across]) {
+                            sum += weight[((output * inputs + input) * kernel + dy) * kernel + dx] * value;
+                        }
+                    }
+                }
+            }
+            sum
+        }))
+    }
+}
+
+impl Landed {
+    /// Of one candidate's values (3 + F, h, w).
+    fn new(motion: &Array3<f64>) -> Self {
+        let (channels, rows, columns) = motion.dim();
+        let sharpness = 1.0 / (2.0 * f64::from(Motion::SPREAD).powi(2));
+        let mut cells = Array3::zeros((channels, rows, columns));
+        for row in 0..rows {
+            for column in 0..columns {
+                let affinity = Array2::from_shape_fn((rows, columns), |(from_row, from_column)| {
+                    let q = [from_row, from_column];
+                    let x = from_column as f64 + motion[[0, q[0], q[1]]] - column as f64;
+                    let y = from_row as f64 + motion[[1, q[0], q[1]]] - row as f64;
+                    motion[[2, q[0], q[1]]] - sharpness * (x * x + y * y)
+                });
+                let greatest = affinity.fold(f64::NEG_INFINITY, |a, b| a.max(*b));
+                let shares = affinity.mapv(|a| (a - greatest).exp());
+                let sum = shares.sum();
+                for channel in 0..channels {
+                    let values = motion.index_axis(Axis(0), channel);
+                    cells[[channel, row, column]] = (&shares * &values).sum() / sum;
+                }
+                let limit = f64::from(Motion::DENSITY_LIMIT);
+                cells[[2, row, column]] = (greatest + sum.ln()).clamp(-limit, limit);
+            }
+        }
+        Self { cells }
+    }
+}
+
+/// The value at a place between cells, bilinear; beyond the border that of the border.
+fn between(plane: &Array2<f64>, y: f64, x: f64) -> f64 {
+    let (rows, columns) = plane.dim();
+    let (y, x) = (y.clamp(0.0, (rows - 1) as f64), x.clamp(0.0, (columns - 1) as f64));
+    let (top, left) = (y.floor() as usize, x.floor() as usize);
+    let (below, right) = ((top + 1).min(rows - 1), (left + 1).min(columns - 1));
+    let (down, across) = (y - top as f64, x - left as f64);
+    let row = |row: usize| plane[[row, left]] * (1.0 - across) + plane[[row, right]] * across;
+    row(top) * (1.0 - down) + row(below) * down
+}
+
+/// (H, W, 3) of samples to (3, H, W) from -1 to 1.
+fn unit(picture: &Picture) -> Planes {
+    let (rows, columns, _) = picture.dim();
+    Array3::from_shape_fn((3, rows, columns), |(rgb, y, x)| f64::from(picture[[y, x, rgb]]) / 127.5 - 1.0)
+}
+
+/// The mean over 2 x 2 pixels.
+fn half(planes: &Planes) -> Planes {
+    let (_, rows, columns) = planes.dim();
+    Array3::from_shape_fn((3, rows / 2, columns / 2), |(rgb, y, x)| {
+        let square = planes.slice(s![rgb, 2 * y..2 * y + 2, 2 * x..2 * x + 2]);
+        square.sum() / 4.0
+    })
+}
