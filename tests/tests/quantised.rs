@@ -106,6 +106,7 @@ fn eight_bits_agree_with_float_in_motion() {
     assert!(!record.layers.iter().any(|layer| layer.contains("blend.2") || layer.contains("motion.linear")));
 }
 
+#[expect(clippy::print_stdout, reason = "tests say what they measured")]
 fn agrees(bench: &Bench) -> Quantisation {
     let mut float = bench.float();
     let mut quantised = bench.quantised("int8", &bench.observe(0), Choice::default());

@@ -171,6 +171,7 @@ fn every_target_agrees_with_single_precision_in_motion() {
     agrees(&Bench::new(|random| *random = random.clone().with_motion(MOTION)));
 }
 
+#[expect(clippy::print_stdout, reason = "tests say what they measured")]
 fn agrees(bench: &Bench) {
     let float = results(&bench.export(Target::Cpu, PrecisionName::F32), None);
     for target in [Target::Cuda, Target::Trt10, Target::Trt] {

@@ -86,6 +86,7 @@ fn every_width_and_block_agrees_with_float_in_motion() {
     agrees(&Bench::of(RandomCheckpoint::tiny().with_motion(MOTION)));
 }
 
+#[expect(clippy::print_stdout, reason = "tests say what they measured")]
 fn agrees(bench: &Bench) {
     let mut float = bench.float();
     let exact = predicted(&mut float);

@@ -424,16 +424,22 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        let manifest = manifest();
-        assert_eq!(Manifest::from_json(&manifest.to_json().unwrap()).unwrap(), manifest);
+        for motion in [None, Some(Motion::DEFAULT)] {
+            let manifest = Manifest { motion, ..manifest() };
+            assert_eq!(Manifest::from_json(&manifest.to_json().unwrap()).unwrap(), manifest);
+        }
     }
 
     #[test]
-    fn older_bundles_have_a_cache_in_single_precision() {
+    fn older_bundles_have_a_cache_in_single_precision_and_no_motion() {
         let mut value = serde_json::to_value(manifest()).unwrap();
-        value["schema"] = 1.into();
         assert!(value["cache"].get("element").is_none(), "single precision goes without saying: {value}");
-        assert_eq!(Manifest::from_json(&value.to_string()).unwrap().cache.element, CacheElement::F32);
+        assert!(value.get("motion").is_none(), "so does the lack of motion: {value}");
+        for schema in OLDEST_SCHEMA..SCHEMA {
+            value["schema"] = schema.into();
+            let read = Manifest::from_json(&value.to_string()).unwrap();
+            assert_eq!((read.cache.element, read.motion), (CacheElement::F32, None));
+        }
     }
 
     #[test]

@@ -125,5 +125,18 @@ mod tests {
         assert_eq!(motion.fault(), None);
         let fault = Motion { candidates: 0, ..motion }.fault();
         assert_eq!(fault.as_deref(), Some("motion: 0 candidates, must be 1 to 8"));
+        let geometry = |vae_scale| Geometry {
+            height: 32,
+            width: 32,
+            vae_scale,
+            latent_channels: 4,
+            patch: 1,
+            history: 1,
+            clip: 1,
+            frame_interval_ms: 100,
+        };
+        assert_eq!(motion.fault_with(&geometry(2)), None);
+        let fault = motion.fault_with(&geometry(1));
+        assert_eq!(fault.as_deref(), Some("motion: cells of 1 x 1 pixels, must be an even number"));
     }
 }
