@@ -12,7 +12,7 @@ use std::path::Path;
 use nextclip_export::check::{Rule, Target, check, check_in};
 use nextclip_export::onnx::proto::Model;
 use prost::Message;
-use random_checkpoint::RandomCheckpoint;
+use random_checkpoint::{MOTION, RandomCheckpoint};
 use sketch::*;
 
 #[test]
@@ -171,6 +171,17 @@ fn operators_conditions() {
     };
     pool(4).passes();
     pool(3).breaks(&[("y", Rule::Condition)]);
+    // Parsers take the name of opset 20 for the nearest pixel.
+    let sample = |opset: i64, mode: &str| {
+        Sketch::new(opset)
+            .input("x", F32, &[1, 3, 4, 4])
+            .input("places", F32, &[1, 6, 5, 2])
+            .node_with("GridSample", &["x", "places"], "y", vec![text("mode", mode)])
+            .output("y", F32, &[1, 3, 6, 5])
+    };
+    sample(19, "bilinear").passes();
+    sample(20, "linear").breaks(&[("y", Rule::Condition)]);
+    sample(15, "bilinear").breaks(&[("y", Rule::Opset)]);
 }
 
 #[test]
@@ -192,7 +203,7 @@ fn all_violations_are_reported_at_once() {
 fn exported_graphs() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle");
-    RandomCheckpoint::tiny().export(&bundle).unwrap();
+    RandomCheckpoint::tiny().with_motion(MOTION).export(&bundle).unwrap();
     for name in ["encode", "remember", "denoise", "decode"] {
         for target in [Target::Trt10, Target::Trt] {
             let result = check_in(&model(&bundle.join(format!("{name}.onnx"))), target, &bundle);
