@@ -3,14 +3,18 @@
 //! The runtime reads everything that it needs from here, compares it with what the inference sessions
 //! report, checks every file's digest, and refuses a mismatch by name.
 
+mod digest;
+mod target;
+mod tensor;
+
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+pub use self::digest::{FileDigest, hex};
+pub use self::target::{Target, UnknownTarget};
+pub use self::tensor::{Dtype, TensorSpec};
 pub use crate::cache::{CacheElement, CacheShape};
 use crate::geometry::{Geometry, GeometryError};
 use crate::motion::Motion;
@@ -92,59 +96,6 @@ pub struct Quantisation {
     pub kept_float: Vec<String>,
 }
 
-/// Which runtime a bundle's graphs are laid out for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Target {
-    /// ONNX Runtime's CPU provider.
-    #[default]
-    Cpu,
-    /// ONNX Runtime's CUDA provider.
-    Cuda,
-    /// TensorRT 10.3, of JetPack 6.
-    Trt10,
-    /// TensorRT 10.16 and 11, of JetPack 7.2 and later.
-    Trt,
-}
-
-impl Target {
-    /// Every target.
-    pub const ALL: [Self; 4] = [Self::Cpu, Self::Cuda, Self::Trt10, Self::Trt];
-
-    /// As in a manifest and on a command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::Trt10 => "trt10",
-            Self::Trt => "trt",
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Target {
-    type Err = UnknownTarget;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL.into_iter().find(|target| target.name() == name);
-        found.ok_or_else(|| UnknownTarget { name: name.into() })
-    }
-}
-
-/// A target's name that is none.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("no target {name:?}; there are {}", Target::ALL.map(Target::name).join(", "))]
-pub struct UnknownTarget {
-    /// As given.
-    pub name: String,
-}
-
 /// Sampling settings that a model works well with.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -196,88 +147,6 @@ pub struct Graph {
     pub inputs: Vec<TensorSpec>,
     /// Outputs, in order.
     pub outputs: Vec<TensorSpec>,
-}
-
-/// A graph's input or output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TensorSpec {
-    /// Name in the graph.
-    pub name: String,
-    /// Element type.
-    pub dtype: Dtype,
-    /// Static shape.
-    pub shape: Vec<usize>,
-}
-
-impl fmt::Display for TensorSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}{:?}", self.name, self.dtype, self.shape)
-    }
-}
-
-/// Element types of tensors. At the border of a graph are only u8, i64, floating point, and of a cache i8.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 8-bit unsigned, 0 to 255.
-    U8,
-    /// 8-bit signed, -128 to 127.
-    I8,
-    /// 32-bit signed.
-    I32,
-    /// 64-bit signed.
-    I64,
-    /// Single precision.
-    F32,
-    /// Half precision.
-    F16,
-    /// Brain float: the range of single precision in 16 bits. Within graphs only.
-    Bf16,
-    /// 8-bit float E4M3. Within graphs only.
-    F8,
-}
-
-impl Dtype {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::U8 | Self::I8 | Self::F8 => 1,
-            Self::F16 | Self::Bf16 => 2,
-            Self::I32 | Self::F32 => 4,
-            Self::I64 => 8,
-        }
-    }
-
-    /// Whether numbers of this type have a fraction and take part in the model's arithmetic.
-    pub fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::U8 => "u8",
-            Self::I8 => "i8",
-            Self::I32 => "i32",
-            Self::I64 => "i64",
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::F8 => "f8",
-        })
-    }
-}
-
-/// A file's digest and size.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileDigest {
-    /// SHA-256, lower-case hexadecimal.
-    pub sha256: String,
-    /// Size in bytes.
-    pub bytes: u64,
 }
 
 /// A manifest that cannot be used.
@@ -359,32 +228,6 @@ impl Manifest {
     }
 }
 
-impl FileDigest {
-    /// The digest of a file's bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self { sha256: hex(&Sha256::digest(bytes)), bytes: bytes.len() as u64 }
-    }
-
-    /// Refuses a file (named `path` for the message) that is not the one described.
-    pub fn verify(&self, path: &str, found: &Self) -> Result<(), ManifestError> {
-        let fault = |field, found: String, expected: String| {
-            Err(ManifestError::Digest { path: path.into(), field, found, expected })
-        };
-        if found.bytes != self.bytes {
-            return fault("size", found.bytes.to_string(), self.bytes.to_string());
-        }
-        if found.sha256 != self.sha256 {
-            return fault("sha256", found.sha256.clone(), self.sha256.clone());
-        }
-        Ok(())
-    }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -443,16 +286,6 @@ mod tests {
     }
 
     #[test]
-    fn targets_by_name() {
-        for target in Target::ALL {
-            assert_eq!(target.to_string().parse(), Ok(target));
-            assert_eq!(serde_json::to_value(target).unwrap(), target.name());
-        }
-        let told = "npu".parse::<Target>().unwrap_err().to_string();
-        assert_eq!(told, "no target \"npu\"; there are cpu, cuda, trt10, trt");
-    }
-
-    #[test]
     fn refuses_by_name() {
         let edit = |change: &dyn Fn(&mut serde_json::Value)| {
             let mut value = serde_json::to_value(manifest()).unwrap();
@@ -478,13 +311,5 @@ mod tests {
         assert!(edit(&|v| v["geometry"]["height"] = 31.into()).contains("height 31 is not a multiple of 16"));
         assert!(edit(&|v| v["graphs"]["denoise"]["path"] = "../x".into()).contains("leaves the bundle"));
         assert!(edit(&|v| v["graphs"]["denoise"]["path"] = "y".into()).contains("has no digest"));
-    }
-
-    #[test]
-    fn a_changed_byte_is_found() {
-        let (written, found) = (FileDigest::of(b"abc"), FileDigest::of(b"abd"));
-        assert!(written.verify("f", &written).is_ok());
-        assert!(written.verify("f", &found).unwrap_err().to_string().starts_with("f: sha256 is "));
-        assert_eq!(written.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 }
