@@ -1,6 +1,7 @@
 //! A model with motion computes what its formulas say: costs, where cells go, and the pictures that are made of it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fs;
 use std::path::PathBuf;
 
 use ndarray::{Array3, Array4, ArrayView3, Axis, s};
@@ -235,4 +236,38 @@ fn a_model_without_motion_says_none() {
     assert_eq!(encoded.costs, None);
     let costs = Some(Array3::zeros((25, TINY.latent_height(), TINY.latent_width())));
     assert!(predictor.remember_next(&picture(1), &Encoded { costs, ..encoded }).is_err());
+}
+
+#[test]
+fn motion_that_the_graphs_do_not_have_is_refused_by_the_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("bundle");
+    let open = |random: RandomCheckpoint, change: &dyn Fn(&mut serde_json::Value)| {
+        random.export(&bundle).unwrap();
+        let path = bundle.join("manifest.json");
+        let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut manifest);
+        fs::write(&path, manifest.to_string()).unwrap();
+        let error = Predictor::open(&bundle, &Settings::default()).unwrap_err();
+        format!("{:#}", anyhow::Error::from(error))
+    };
+    let moving = || RandomCheckpoint::tiny().with_motion(MOTION);
+    let message = open(RandomCheckpoint::tiny(), &|manifest| {
+        manifest["motion"] = serde_json::to_value(MOTION).unwrap();
+    });
+    let expected =
+        "graph \"encode\" input \"before\": manifest says nothing, this program needs u8[1, 32, 48, 3]";
+    assert_eq!(message, expected);
+    let message = open(moving(), &|manifest| drop(manifest.as_object_mut().unwrap().remove("motion")));
+    let expected =
+        "graph \"encode\" input \"before\": manifest says u8[1, 32, 48, 3], this program needs nothing";
+    assert_eq!(message, expected);
+    let message = open(moving(), &|manifest| manifest["motion"]["features"] = 4.into());
+    let expected = "graph \"remember\" output \"motion\": manifest says f32[1, 3, 12, 4, 6], this program needs \
+                    f32[1, 3, 14, 4, 6]";
+    assert_eq!(message, expected);
+    let message = open(moving(), &|manifest| manifest["motion"]["candidates"] = 9.into());
+    assert!(message.contains("manifest.json: motion: 9 candidates, must be 1 to 8"), "{message}");
+    let message = open(moving(), &|manifest| manifest["geometry"]["vae_scale"] = 1.into());
+    assert!(message.contains("motion: cells of 1 x 1 pixels, must be an even number"), "{message}");
 }

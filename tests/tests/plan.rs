@@ -18,7 +18,7 @@ use nextclip_export::{
 use nextclip_media::{Mp4Writer, load_png};
 use nextclip_predictor::{Predictor, Settings};
 use nextclip_quant::plan::Precision;
-use nextclip_tests::{RandomCheckpoint, TINY};
+use nextclip_tests::{MOTION, RandomCheckpoint, TINY};
 use tempfile::TempDir;
 
 struct Bench {
@@ -197,4 +197,28 @@ fn losses_are_measured_on_clips_that_ranges_were_not_taken_from() {
     assert!(matches!(error, CalibrationError::NothingLeft { clips: 1, .. }), "{error}");
     let error = measured(&film(3), false).unwrap_err();
     assert!(matches!(error, CalibrationError::NothingKeptBack), "{error}");
+}
+
+#[test]
+fn layers_of_motion_are_planned_like_all_others() {
+    let folder = tempfile::tempdir().unwrap();
+    RandomCheckpoint::tiny().with_motion(MOTION).write(folder.path()).unwrap();
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let plan = Plan::new(&checkpoint, &Options::default()).unwrap();
+    let seen = observe(&checkpoint, &plan, &sight(Footage::Scenes), &ProgressBar::hidden()).unwrap();
+    let task = Task { clips: 1, ..task(50.0) };
+    let document = plan_precision(&checkpoint, &plan, &seen, &task, &ProgressBar::hidden()).unwrap();
+    for name in ["motion.stem.0", "motion.stem.1", "motion.stem.2", "motion.blend.0", "motion.blend.1"] {
+        let layer = document.layers.iter().find(|layer| layer.layer == name);
+        assert_eq!(layer.map(|layer| layer.precision), Some(LOWERED), "{name}");
+    }
+    for (name, why) in [
+        ("motion.linear", "last layer"),
+        ("motion.blend.2", "too few channels"),
+        ("motion.costs: means", "means of squared differences"),
+        ("motion.landing: products of places", "places"),
+    ] {
+        let kept = document.kept.iter().find(|kept| kept.layer == name);
+        assert!(kept.is_some_and(|kept| kept.why.starts_with(why)), "{name}: {kept:?}");
+    }
 }
