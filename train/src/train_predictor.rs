@@ -149,7 +149,7 @@ impl<'a> Part<'a> {
                 let costs = Tensor::stack(&costs, 0).to_device(plan.device);
                 // A frame after a gap has nothing before it.
                 if rng.random() {
-                    drop(costs.narrow(1, 0, 1).zero_())
+                    drop(costs.narrow(1, 0, 1).zero_());
                 }
                 costs
             });
