@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
-use nextclip_export::onnx::{BlockForm, MAX_BLOCK, MIN_BLOCK, WeightOnly};
+use nextclip_export::onnx::{BlockForm, MAX_BLOCK, MIN_BLOCK, Rounding, WeightOnly};
 use nextclip_export::random::RandomWeights;
 use nextclip_export::usage::Usage;
-use nextclip_export::{Arithmetic, Choice, Verify};
+use nextclip_export::{Arithmetic, Choice, InputProducts, Verify};
 use nextclip_quant::{Bits, BlockFormat, BlockScale};
 
 /// Weights that share a scale, unless said otherwise: small enough that 4 bits suffice for most of them.
@@ -29,6 +29,25 @@ pub(crate) struct WeightOnlyArguments {
     /// How a group's scale is found: mse (least squared error) or min-max (greatest weight).
     #[arg(long, value_name = "RULE", default_value = "mse", value_parser = ["mse", "min-max"])]
     scale: String,
+    /// How weights become integers: nearest, or gptq, which lets each make good what others lost, for the inputs that
+    /// --calibrate shows (models of up to about 2 GB of such inputs' products).
+    #[arg(long, value_name = "HOW", default_value = "nearest")]
+    pub(crate) rounding: RoundingName,
+}
+
+/// `--rounding`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoundingName {
+    #[default]
+    Nearest,
+    Gptq,
+}
+
+impl RoundingName {
+    /// Whether it needs footage.
+    pub(crate) fn is_calibrated(self) -> bool {
+        self == Self::Gptq
+    }
 }
 
 impl WeightOnlyArguments {
@@ -37,17 +56,22 @@ impl WeightOnlyArguments {
         &self,
         precision: &str,
         keep_float: &[String],
+        products: Option<InputProducts>,
     ) -> anyhow::Result<Option<Arithmetic>> {
         let (bits, group) = match precision {
             "w4" => (Bits::Four, GROUP_OF_4_BIT),
             "w8" => (Bits::Eight, GROUP_OF_8_BIT),
+            _ if self.rounding.is_calibrated() => {
+                anyhow::bail!("--rounding gptq is for --precision w4 and w8")
+            }
             _ if self.group.is_some() => anyhow::bail!("--group is for --precision w4 and w8"),
             _ => return Ok(None),
         };
         let rule = if self.scale == "mse" { BlockScale::Mse } else { BlockScale::MinMax };
         let format = BlockFormat { bits, block: self.group.unwrap_or(group) };
         let choice = Choice::AllBut(keep_float.to_vec());
-        let recipe = WeightOnly { format, rule, form: BlockForm::MatMulNBits, choice };
+        let rounding = products.map_or(Rounding::Nearest, |products| Rounding::Outputs(Arc::new(products)));
+        let recipe = WeightOnly { format, rule, form: BlockForm::MatMulNBits, choice, rounding };
         Ok(Some(Arithmetic::Blocks(Arc::new(recipe))))
     }
 }

@@ -19,7 +19,7 @@ use crate::calibrate::Calibrated;
 use crate::draft::Draft;
 use crate::emulate::verify_emulated;
 use crate::model::{Checkpoint, Pixels, decode, denoise, encode, remember};
-use crate::onnx::{Choice, Graph, Planned, Precision, WeightFile, WeightOnly, covers, model};
+use crate::onnx::{Choice, Graph, Planned, Precision, Rounding, WeightFile, WeightOnly, covers, model};
 use crate::plan::Plan;
 use crate::room::{self, NoRoom};
 use crate::targets::{TargetError, check_rules};
@@ -183,6 +183,17 @@ impl Arithmetic {
 }
 
 impl Arithmetic {
+    /// What the manifest says of how these graphs were quantised.
+    fn provenance(&self, graphs: &Built) -> Option<manifest::Quantisation> {
+        if let Self::Blocks(recipe) = self {
+            return match &recipe.rounding {
+                Rounding::Nearest => None,
+                Rounding::Outputs(products) => Some(products.provenance(Rounding::GPTQ, graphs.iter())),
+            };
+        }
+        self.calibrated().map(|calibrated| calibrated.provenance(graphs.iter()))
+    }
+
     /// Files that tell how it came about.
     fn documents(&self) -> &[(&'static str, Vec<u8>)] {
         self.calibrated().map_or(&[], |calibrated| &calibrated.documents)
@@ -304,7 +315,7 @@ fn write(
         source,
         target: plan.target,
         precision: arithmetic.label(),
-        quantisation: arithmetic.calibrated().map(|calibrated| calibrated.provenance(graphs.iter())),
+        quantisation: arithmetic.provenance(graphs),
         geometry: plan.geometry,
         cache: plan.cache.clone(),
         motion: checkpoint.config.motion(),

@@ -32,7 +32,10 @@ pub mod usage;
 mod verify;
 
 pub use bundle::{Arithmetic, BundleError, GraphWriter, export, export_as, export_with};
-pub use calibrate::{Calibrated, CalibrationError, DEFAULT_OBSERVER, Footage, Observations, Sight, observe};
+pub use calibrate::{
+    Calibrated, CalibrationError, DEFAULT_OBSERVER, Footage, InputProducts, Observations, Sight, observe,
+    observe_products,
+};
 pub use emulate::emulate;
 pub use onnx::Choice;
 pub use plan::{Options, Plan, PlanError};

@@ -15,7 +15,7 @@ use nextclip_export::sensitivity::{DEFAULT_CLIPS, sensitivity};
 use nextclip_export::usage::Usage;
 use nextclip_export::{
     Arithmetic, DEFAULT_OBSERVER, Footage, Observations, Options, Plan, PrecisionName, Sight, export_with,
-    inspect, observe, parity,
+    inspect, observe, observe_products, parity,
 };
 use nextclip_quant::Observer;
 
@@ -134,7 +134,7 @@ struct ExportArguments {
 
 /// How 8 bits find their ranges.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Calibration, for w8a8, fp8 and a cache in int8")]
+#[command(next_help_heading = "Calibration, for w8a8, fp8, rounding by gptq and a cache in int8")]
 struct CalibrationArguments {
     /// Frames to take ranges from: "scenes" (generated), a film, or a folder of films. The best are of the camera
     /// that the bundle is for.
@@ -149,6 +149,13 @@ struct CalibrationArguments {
     /// Rule that makes a range of the values seen: min-max, percentile:P, entropy or mse.
     #[arg(long, value_name = "RULE", default_value_t = DEFAULT_OBSERVER)]
     observer: Observer,
+}
+
+impl CalibrationArguments {
+    fn sight(&self, footage: &Footage, keep_back: bool) -> Sight {
+        let Self { calibration_clips: clips, calibration_seed: seed, .. } = *self;
+        Sight { footage: footage.clone(), clips, seed, keep_back }
+    }
 }
 
 fn main() -> ExitCode {
@@ -180,7 +187,8 @@ fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     let usage = Usage::start();
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     let footage = arguments.calibration.calibrate.is_some();
-    let (target, precision) = arguments.target.resolve(footage, arguments.parts.cache)?;
+    let (target, precision) =
+        arguments.target.resolve(footage, arguments.parts.cache, arguments.weight_only.rounding)?;
     let options = Options {
         target,
         size: arguments.size,
@@ -223,12 +231,24 @@ fn arithmetic(
     let (given, parts) = (&arguments.calibration, &arguments.parts);
     let kept = parts.check(precision == PrecisionName::W8A8)?;
     // Whether there is footage where it is needed, and only there, was checked with the precision.
+    let for_ranges = precision.is_calibrated() || parts.cache.is_calibrated();
     let seen = match &given.calibrate {
-        Some(footage) => Some(observed(checkpoint, plan, footage, (given, parts.is_measured()))?),
-        None => None,
+        Some(footage) if for_ranges => {
+            Some(observed(checkpoint, plan, footage, (given, parts.is_measured()))?)
+        }
+        _ => None,
+    };
+    let products = match &given.calibrate {
+        Some(footage) if arguments.weight_only.rounding.is_calibrated() => {
+            let progress = progress_bar("{pos}/{len} clips, {eta} left");
+            let products = observe_products(checkpoint, plan, &given.sight(footage, false), &progress)?;
+            progress.finish_and_clear();
+            Some(products)
+        }
+        _ => None,
     };
     plan.cache.element = parts.cache.element(seen.as_ref(), given.observer)?;
-    let weight_only = arguments.weight_only.arithmetic(precision.name(), &arguments.keep_float)?;
+    let weight_only = arguments.weight_only.arithmetic(precision.name(), &arguments.keep_float, products)?;
     let Some(seen) = seen.filter(|_| precision.is_calibrated()) else {
         return Ok(weight_only.unwrap_or(match precision {
             PrecisionName::Fp16 => Arithmetic::Fp16,
@@ -257,8 +277,7 @@ fn observed(
     footage: &Footage,
     (given, keep_back): (&CalibrationArguments, bool),
 ) -> anyhow::Result<Observations> {
-    let CalibrationArguments { calibration_clips: clips, calibration_seed: seed, .. } = *given;
-    let sight = Sight { footage: footage.clone(), clips, seed, keep_back };
+    let sight = given.sight(footage, keep_back);
     let progress = progress_bar("{pos}/{len} clips, {eta} left");
     let seen = observe(checkpoint, plan, &sight, &progress)?;
     progress.finish_and_clear();

@@ -5,6 +5,7 @@ use nextclip_boards::{Profile, Runtime, board_ids, profile};
 use nextclip_core::manifest::Target;
 use nextclip_export::PrecisionName;
 
+use crate::arguments::RoundingName;
 use crate::precision::Cache;
 
 /// What the bundle is for.
@@ -28,8 +29,13 @@ pub(crate) struct TargetArguments {
 
 impl TargetArguments {
     /// Target and precision; `has_footage` says whether there is something to calibrate with, `cache` what is kept of
-    /// the past.
-    pub(crate) fn resolve(&self, has_footage: bool, cache: Cache) -> anyhow::Result<(Target, PrecisionName)> {
+    /// the past, `rounding` how weights alone become integers.
+    pub(crate) fn resolve(
+        &self,
+        has_footage: bool,
+        cache: Cache,
+        rounding: RoundingName,
+    ) -> anyhow::Result<(Target, PrecisionName)> {
         let board = self.board.as_deref().map(board).transpose()?;
         let target = match board {
             Some(board) => target_of(board),
@@ -38,20 +44,23 @@ impl TargetArguments {
         if cache.is_calibrated() && matches!(target, Target::Trt10 | Target::Trt) {
             bail!("--cache int8 is not for {target}: TensorRT has one scale for what flows, not one a head");
         }
-        // Footage for the cache says nothing of the rest.
-        let for_all = has_footage && !cache.is_calibrated();
+        // Footage for the cache or for rounding says nothing of the rest.
+        let for_part = cache.is_calibrated() || rounding.is_calibrated();
+        let for_all = has_footage && !for_part;
         let precision = self.precision.unwrap_or_else(|| PrecisionName::default_of(target, for_all));
         precision.require(target)?;
         if let Some(board) = board {
             require_of(board, precision)?;
         }
         let sources = "a film or folder of the camera's footage, or \"scenes\"";
-        match (precision.is_calibrated(), cache.is_calibrated(), has_footage) {
+        match (precision.is_calibrated(), for_part, has_footage) {
             (true, _, false) => bail!("--precision {precision} needs --calibrate: {sources}"),
-            (_, true, false) => bail!("--cache int8 needs --calibrate: {sources}"),
+            (_, true, false) if cache.is_calibrated() => bail!("--cache int8 needs --calibrate: {sources}"),
+            (_, true, false) => bail!("--rounding gptq needs --calibrate: {sources}"),
             (false, false, true) => {
                 bail!(
-                    "--calibrate is for --precision w8a8, fp8 and --cache int8; {target} is to be in {precision}"
+                    "--calibrate is for --precision w8a8, fp8, --rounding gptq and --cache int8; {target} is to be in \
+                     {precision}"
                 )
             }
             _ => Ok((target, precision)),
@@ -95,7 +104,7 @@ mod tests {
         footage: bool,
     ) -> String {
         let arguments = TargetArguments { target, board: board.map(String::from), precision };
-        match arguments.resolve(footage, Cache::F32) {
+        match arguments.resolve(footage, Cache::F32, RoundingName::Nearest) {
             Ok((target, precision)) => format!("{target} {precision}"),
             Err(error) => error.to_string(),
         }
@@ -120,6 +129,9 @@ mod tests {
         let told = resolve(None, Some(Target::Trt), Some(PrecisionName::Fp8), false);
         assert!(told.starts_with("--precision fp8 needs --calibrate"), "{told}");
         let told = resolve(None, Some(Target::Cuda), None, true);
-        assert_eq!(told, "--calibrate is for --precision w8a8, fp8 and --cache int8; cuda is to be in fp16");
+        assert_eq!(
+            told,
+            "--calibrate is for --precision w8a8, fp8, --rounding gptq and --cache int8; cuda is to be in fp16"
+        );
     }
 }

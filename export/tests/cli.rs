@@ -57,6 +57,10 @@ fn precision_by_part_is_checked_before_anything_takes_time() {
         |more: &[&str]| refused(&[&["export", model, "--out", out.to_str().unwrap()][..], more].concat());
     let message = export(&["--cache", "int8"]);
     assert!(message.contains("--cache int8 needs --calibrate"), "{message}");
+    let message = export(&["--precision", "w4", "--rounding", "gptq"]);
+    assert!(message.contains("--rounding gptq needs --calibrate"), "{message}");
+    let message = export(&["--rounding", "gptq", "--calibrate", "scenes"]);
+    assert!(message.contains("--rounding gptq is for --precision w4 and w8"), "{message}");
     let message = export(&["--max-psnr-drop", "0.3"]);
     assert!(message.contains("--max-psnr-drop is for --precision w8a8"), "{message}");
     let w8a8 = ["--precision", "w8a8", "--calibrate", "scenes"];

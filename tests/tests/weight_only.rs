@@ -7,10 +7,12 @@ use std::sync::Arc;
 use indicatif::ProgressBar;
 use nextclip_core::Picture;
 use nextclip_export::model::Checkpoint;
-use nextclip_export::onnx::{BlockForm, WeightOnly};
-use nextclip_export::{Arithmetic, Choice, Options, Plan, Verified, Verify, export, export_with};
+use nextclip_export::onnx::{BlockForm, Rounding, WeightOnly};
+use nextclip_export::{
+    Arithmetic, Choice, Options, Plan, Sight, Verified, Verify, export, export_with, observe_products,
+};
 use nextclip_predictor::{Predictor, Settings};
-use nextclip_quant::{Bits, BlockFormat, BlockScale, sqnr_db};
+use nextclip_quant::{Bits, BlockFormat, sqnr_db};
 use nextclip_tests::{MOTION, RandomCheckpoint, TINY};
 use tempfile::TempDir;
 
@@ -21,7 +23,7 @@ struct Bench {
 }
 
 fn recipe(bits: Bits, block: usize, form: BlockForm) -> WeightOnly {
-    WeightOnly { format: BlockFormat { bits, block }, rule: BlockScale::Mse, form, choice: Choice::default() }
+    WeightOnly { format: BlockFormat { bits, block }, form, ..WeightOnly::default() }
 }
 
 impl Bench {
@@ -110,6 +112,28 @@ fn agrees(bench: &Bench) {
         low.extend((ratio <= least_db).then(|| format!("{precision}: {ratio:.1} of {least_db} dB")));
     }
     assert!(low.is_empty(), "{low:?}");
+}
+
+#[test]
+fn rounding_by_outputs_keeps_more_of_them() {
+    let bench = Bench::new();
+    let exact = predicted(&mut bench.float());
+    let sight = Sight { clips: 6, ..Sight::default() };
+    let seen = || observe_products(&bench.checkpoint, &bench.plan, &sight, &ProgressBar::hidden()).unwrap();
+    let products = Arc::new(seen());
+    assert_eq!(*products, seen(), "the same seed");
+    for form in [BlockForm::MatMulNBits, BlockForm::Dequantised] {
+        let nearest = recipe(Bits::Four, 32, form);
+        let by_outputs = WeightOnly { rounding: Rounding::Outputs(products.clone()), ..nearest.clone() };
+        let mut predictor = bench.quantised(by_outputs);
+        let record = predictor.manifest().quantisation.clone().unwrap();
+        assert_eq!((record.observer.as_str(), record.clips, record.steps), ("gptq", 6, 4));
+        assert!(record.layers.contains(&"denoise: llm.layers.1.mlp.down_proj".into()), "{:?}", record.layers);
+        let by_outputs = sqnr_db(&exact, &predicted(&mut predictor));
+        let nearest = sqnr_db(&exact, &predicted(&mut bench.quantised(nearest)));
+        println!("{form:?}: nearest {nearest:.1} dB, by outputs {by_outputs:.1} dB");
+        assert!(by_outputs > nearest + 1.0, "{form:?}: nearest {nearest} dB, by outputs {by_outputs} dB");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::onnx::Ranges;
 const STAGES: usize = 8;
 
 /// Counts of every observed tensor's values.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Counts {
     steps: usize,
     stage: usize,

@@ -66,6 +66,19 @@ pub enum CalibrationError {
         /// What is wrong.
         source: nextclip_quant::Error,
     },
+    /// Layers too large for products of their inputs.
+    #[error(
+        "layer {layer} has {inputs} inputs: with the layers before it, products of inputs take more than {} MiB",
+        bound >> 20
+    )]
+    Products {
+        /// The first layer beyond the bound.
+        layer: String,
+        /// Its inputs.
+        inputs: usize,
+        /// In bytes.
+        bound: usize,
+    },
     /// A layer's name that is none.
     #[error("no layer {name:?} can be quantised; there are {}", layers.join(", "))]
     NoLayer {

@@ -10,12 +10,13 @@ mod clips;
 mod counts;
 mod error;
 mod heads;
+mod products;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::ProgressBar;
-use ndarray::Array3;
+use ndarray::{Array3, ArrayViewD};
 use nextclip_core::manifest::{CacheElement, CacheShape, Target};
 use nextclip_core::sampler::{TimeGrid, noise};
 use nextclip_core::{Latents, Picture, manifest};
@@ -27,10 +28,12 @@ use clips::{Share, clips};
 use counts::Counts;
 pub use error::CalibrationError;
 use heads::Heads;
+pub use products::InputProducts;
+use products::Products;
 
 use crate::bundle::{Arithmetic, Built};
 use crate::model::Checkpoint;
-use crate::onnx::{Choice, Graph, LayerRanges, Precision, Recipe, covers};
+use crate::onnx::{Choice, Graph, LayerRanges, Precision, Recipe, WeightOnly, covers};
 use crate::plan::Plan;
 use crate::planning::Census;
 
@@ -100,10 +103,89 @@ pub fn observe(
     sight: &Sight,
     progress: &ProgressBar,
 ) -> Result<Observations, CalibrationError> {
+    let plan = &in_floats(plan);
+    let start = |_: &Built, steps: usize| Ok((Counts::new(steps), Heads::default()));
+    let Watched { graphs, seen: (counts, heads), sight, steps } =
+        watch(checkpoint, plan, sight, start, progress)?;
+    let (mut layers, mut reads) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
+    for (graph, used) in graphs.iter().flat_map(|graph| graph.layers.iter().map(move |used| (graph, used))) {
+        if !layers.contains(&used.layer) {
+            layers.push(used.layer.clone());
+        }
+        let site = (graph.name.to_owned(), used.layer.clone());
+        reads.entry(site).or_default().extend(used.tensors.first().cloned());
+    }
+    let census = Census::of(graphs.iter(), &layers, plan.sampler.steps);
+    Ok(Observations { counts, heads, cache: plan.cache.clone(), sight, steps, layers, census, reads })
+}
+
+/// Adds up products of what the linear layers read that weight-only bundles can have in blocks of integers: the same
+/// runs as [`observe`] makes.
+///
+/// # Errors
+/// As [`observe`] has, or layers so large that the sums would not fit into memory.
+pub fn observe_products(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    sight: &Sight,
+    progress: &ProgressBar,
+) -> Result<InputProducts, CalibrationError> {
+    let plan = &in_floats(plan);
+    let start = |observed: &Built, _: usize| {
+        let blocks = Built::new(checkpoint, plan, &Precision::Blocks(Arc::new(WeightOnly::default())))?;
+        Ok(Products::new(observed, &blocks))
+    };
+    let Watched { seen, sight, steps, .. } = watch(checkpoint, plan, sight, start, progress)?;
+    Ok(seen.finish(sight, steps))
+}
+
+/// What is shown the tensors of an observed bundle.
+trait Sees: Default + Send + 'static {
+    fn add(&mut self, graph: &str, tensor: &str, values: &ArrayViewD<'_, f32>);
+
+    /// What comes next belongs to this denoising step.
+    fn at_step(&mut self, step: usize);
+
+    /// What was wrong with the values, if anything.
+    fn fault(&mut self) -> Option<CalibrationError>;
+}
+
+impl Sees for (Counts, Heads) {
+    fn add(&mut self, graph: &str, tensor: &str, values: &ArrayViewD<'_, f32>) {
+        if !self.1.add(tensor, values) {
+            self.0.add(graph, tensor, values.as_standard_layout().as_slice().unwrap_or_default());
+        }
+    }
+
+    fn at_step(&mut self, step: usize) {
+        self.0.at_step(step);
+    }
+
+    fn fault(&mut self) -> Option<CalibrationError> {
+        self.0.fault().or_else(|| self.1.fault())
+    }
+}
+
+/// An observed bundle's run over all clips.
+struct Watched<S> {
+    graphs: Built,
+    seen: S,
+    /// With the clips that there were.
+    sight: Sight,
+    steps: usize,
+}
+
+/// Shows what `start` makes, of the observed graphs and the number of steps, all that their tensors hold.
+fn watch<S: Sees>(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    sight: &Sight,
+    start: impl FnOnce(&Built, usize) -> Result<S, CalibrationError>,
+    progress: &ProgressBar,
+) -> Result<Watched<S>, CalibrationError> {
     progress.set_message("reading footage");
     let share = if sight.keep_back { Share::Ranges } else { Share::All };
     let clips = clips(sight, &plan.geometry, share)?;
-    let plan = &in_floats(plan);
     let graphs = Built::new(checkpoint, plan, &Precision::Observed)?;
     for graph in graphs.iter() {
         check_weights(graph)?;
@@ -116,7 +198,7 @@ pub fn observe(
     let settings = Settings { steps: Some(steps), ..Settings::default() };
     let predictor = Predictor::open(folder.path(), &settings)?;
     let grid: Vec<(f32, f32)> = TimeGrid::new(steps, plan.sampler.time_shift)?.steps().collect();
-    let mut run = Run::new(predictor, grid);
+    let mut run = Run::new(predictor, grid, start(&graphs, steps)?);
 
     let sight = Sight { clips: clips.len(), ..sight.clone() };
     progress.set_length(clips.len() as u64);
@@ -125,17 +207,8 @@ pub fn observe(
         run.watch(&clip.pictures(), sight.seed, index as u64)?;
         progress.inc(1);
     }
-    let (mut layers, mut reads) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
-    for (graph, used) in graphs.iter().flat_map(|graph| graph.layers.iter().map(move |used| (graph, used))) {
-        if !layers.contains(&used.layer) {
-            layers.push(used.layer.clone());
-        }
-        let site = (graph.name.to_owned(), used.layer.clone());
-        reads.entry(site).or_default().extend(used.tensors.first().cloned());
-    }
-    let (counts, heads) = run.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let census = Census::of(graphs.iter(), &layers, plan.sampler.steps);
-    Ok(Observations { counts, heads, cache: plan.cache.clone(), sight, steps, layers, census, reads })
+    let seen = std::mem::take(&mut *run.seen.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Watched { graphs, seen, sight, steps })
 }
 
 /// The same sizes with a cache in single precision: what is observed is what no rounding has changed.
@@ -215,28 +288,37 @@ impl Calibrated {
 
     /// What the manifest says of a bundle with these graphs.
     pub(crate) fn provenance<'a>(&self, graphs: impl Iterator<Item = &'a Graph>) -> manifest::Quantisation {
-        let (mut layers, mut kept_float) = (Vec::new(), Vec::new());
-        for graph in graphs {
-            for used in &graph.layers {
-                let (list, entry) = if used.quantised {
-                    (&mut layers, format!("{}: {}", graph.name, used.layer))
-                } else {
-                    (&mut kept_float, used.layer.clone())
-                };
-                if !list.contains(&entry) {
-                    list.push(entry);
-                }
+        provenance(self.observer.to_string(), (&self.sight, self.steps), graphs)
+    }
+}
+
+/// What the manifest says of a bundle with these graphs, quantised by the rule `observer`.
+fn provenance<'a>(
+    observer: String,
+    (sight, steps): (&Sight, usize),
+    graphs: impl Iterator<Item = &'a Graph>,
+) -> manifest::Quantisation {
+    let (mut layers, mut kept_float) = (Vec::new(), Vec::new());
+    for graph in graphs {
+        for used in &graph.layers {
+            let (list, entry) = if used.quantised {
+                (&mut layers, format!("{}: {}", graph.name, used.layer))
+            } else {
+                (&mut kept_float, used.layer.clone())
+            };
+            if !list.contains(&entry) {
+                list.push(entry);
             }
         }
-        manifest::Quantisation {
-            observer: self.observer.to_string(),
-            calibration: self.sight.footage.to_string(),
-            seed: self.sight.seed,
-            clips: self.sight.clips,
-            steps: self.steps,
-            layers,
-            kept_float,
-        }
+    }
+    manifest::Quantisation {
+        observer,
+        calibration: sight.footage.to_string(),
+        seed: sight.seed,
+        clips: sight.clips,
+        steps,
+        layers,
+        kept_float,
     }
 }
 
@@ -251,21 +333,18 @@ fn check_weights(graph: &Graph) -> Result<(), CalibrationError> {
 }
 
 /// The observed bundle at work.
-struct Run {
+struct Run<S> {
     predictor: Predictor,
     grid: Vec<(f32, f32)>,
-    seen: Arc<Mutex<(Counts, Heads)>>,
+    seen: Arc<Mutex<S>>,
 }
 
-impl Run {
-    fn new(mut predictor: Predictor, grid: Vec<(f32, f32)>) -> Self {
-        let seen = Arc::new(Mutex::new((Counts::new(grid.len()), Heads::default())));
+impl<S: Sees> Run<S> {
+    fn new(mut predictor: Predictor, grid: Vec<(f32, f32)>, seen: S) -> Self {
+        let seen = Arc::new(Mutex::new(seen));
         let shared = seen.clone();
         predictor.observe(&Probe::new(move |graph, tensor, values| {
-            let (counts, heads) = &mut *shared.lock().unwrap_or_else(PoisonError::into_inner);
-            if !heads.add(tensor, &values) {
-                counts.add(graph, tensor, values.as_standard_layout().as_slice().unwrap_or_default());
-            }
+            shared.lock().unwrap_or_else(PoisonError::into_inner).add(graph, tensor, &values);
         }));
         Self { predictor, grid, seen }
     }
@@ -289,7 +368,7 @@ impl Run {
         let mut z =
             Latents::from_shape_vec((geometry.clip, c, h, w), noise(seed, index, len)).unwrap_or_default();
         for (step, &(t, t_next)) in self.grid.iter().enumerate() {
-            self.seen.lock().unwrap_or_else(PoisonError::into_inner).0.at_step(step);
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).at_step(step);
             z = self.predictor.denoise(&z, t, t_next)?;
         }
         if has_vae {
@@ -299,7 +378,7 @@ impl Run {
                 self.predictor.render(clip)?;
             }
         }
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.0.fault().or_else(|| seen.1.fault()).map_or(Ok(()), Err)
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.fault().map_or(Ok(()), Err)
     }
 }

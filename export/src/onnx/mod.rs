@@ -26,4 +26,4 @@ pub(crate) use quantised::covers;
 pub use quantised::{Choice, Precision, Ranges, Recipe};
 pub use serialize::{OPSET, Planned, WeightFile, model};
 pub use typed::Typed;
-pub use weight_only::{BlockForm, BlockPart, BlockWeight, MAX_BLOCK, MIN_BLOCK, WeightOnly};
+pub use weight_only::{BlockForm, BlockPart, BlockWeight, MAX_BLOCK, MIN_BLOCK, Rounding, WeightOnly};

@@ -6,16 +6,20 @@
 //! graph is written, a few rows at a time.
 
 use std::num::NonZero;
+use std::sync::Arc;
 use std::thread;
 
 use nextclip_core::manifest::Dtype;
-use nextclip_quant::{Bits, BlockFormat, BlockScale, Error, per_block};
+use nextclip_quant::{
+    Bits, BlockFormat, BlockScale, BlockWeights, Error, GptqSettings, Hessian, gptq, per_block,
+};
 
 use super::builder::GraphBuilder;
 use super::graph::{Constant, LayerUse, Layout, Value};
 use super::layers::{Linear, path};
 use super::operators::int;
 use super::quantised::{Choice, Precision};
+use crate::calibrate::InputProducts;
 use crate::checkpoint::Weight;
 
 /// Activations are brought to 8 bits, block by block, within ONNX Runtime's kernel. The other levels compute in
@@ -32,7 +36,7 @@ pub const MAX_BLOCK: usize = 256;
 const CHUNK_WEIGHTS: usize = 1 << 20;
 
 /// How weights become integers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WeightOnly {
     /// Width and block; a layer of fewer inputs has a smaller block.
     pub format: BlockFormat,
@@ -42,6 +46,36 @@ pub struct WeightOnly {
     pub form: BlockForm,
     /// Which linear layers without a bias are quantised.
     pub choice: Choice,
+    /// What rounds a weight.
+    pub rounding: Rounding,
+}
+
+/// What decides between the two integers next to a weight.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Rounding {
+    /// The nearer one.
+    #[default]
+    Nearest,
+    /// The output that comes of all weights together, for the inputs that were seen (GPTQ).
+    Outputs(Arc<InputProducts>),
+}
+
+impl Rounding {
+    /// What a manifest says of it.
+    pub const GPTQ: &str = "gptq";
+}
+
+impl Default for WeightOnly {
+    /// 4 bits in groups of 32, rounded to the nearest, in every layer.
+    fn default() -> Self {
+        Self {
+            format: BlockFormat { bits: Bits::Four, block: 32 },
+            rule: BlockScale::Mse,
+            form: BlockForm::MatMulNBits,
+            choice: Choice::default(),
+            rounding: Rounding::default(),
+        }
+    }
 }
 
 /// How integers in blocks stand in a graph.
@@ -60,6 +94,8 @@ pub struct BlockWeight {
     format: BlockFormat,
     rule: BlockScale,
     form: BlockForm,
+    /// Of the layer's inputs, where outputs decide how it is rounded.
+    products: Option<Arc<Hessian>>,
 }
 
 /// One of the two tensors that a weight becomes.
@@ -110,6 +146,11 @@ impl GraphBuilder {
             format: BlockFormat { block, ..recipe.format },
             rule: recipe.rule,
             form: recipe.form,
+            products: match &recipe.rounding {
+                Rounding::Nearest => None,
+                // Calibration has seen every layer that there can be in blocks.
+                Rounding::Outputs(products) => products.of(&place).cloned(),
+            },
         };
         let tensors = vec![x.name.clone()];
         self.graph.layers.push(LayerUse { layer: place, tensors, quantised });
@@ -209,15 +250,32 @@ impl BlockWeight {
 
     /// Reads and quantises the weight.
     pub(super) fn pack(&self) -> Result<Packed, Error> {
-        match self.form {
-            BlockForm::MatMulNBits => self.pack_rows(),
-            BlockForm::Dequantised => {
-                let [outputs, inputs] = self.sizes();
-                let values = Layout::Transposed.values(&self.weight);
-                let blocks = per_block(&values, [inputs, outputs], self.format, self.rule)?;
+        match (self.form, &self.products) {
+            (BlockForm::MatMulNBits, None) => self.pack_rows(),
+            (BlockForm::MatMulNBits, Some(products)) => {
+                let (integers, scales) = self.by_outputs(products)?.matmul_nbits()?;
+                Ok(Packed { integers, scales: bytes(&scales) })
+            }
+            (BlockForm::Dequantised, products) => {
+                let blocks = match products {
+                    Some(products) => self.by_outputs(products)?,
+                    None => {
+                        let [outputs, inputs] = self.sizes();
+                        let values = Layout::Transposed.values(&self.weight);
+                        per_block(&values, [inputs, outputs], self.format, self.rule)?
+                    }
+                };
                 Ok(Packed { integers: blocks.onnx_bytes(), scales: bytes(&blocks.scales) })
             }
         }
+    }
+
+    /// Rounded so that the layer's outputs change least.
+    fn by_outputs(&self, products: &Hessian) -> Result<BlockWeights, Error> {
+        let [outputs, inputs] = self.sizes();
+        let values = Layout::Transposed.values(&self.weight);
+        let settings = GptqSettings { scale: self.rule, ..GptqSettings::default() };
+        gptq(&values, [inputs, outputs], products, self.format, &settings)
     }
 
     /// A band of outputs to each core.
