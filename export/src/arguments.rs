@@ -51,14 +51,12 @@ impl RoundingName {
 }
 
 impl WeightOnlyArguments {
-    /// What `precision` means with these options; `None` where it is no weight-only one.
-    pub(crate) fn arithmetic(
-        &self,
-        precision: &str,
-        keep_float: &[String],
-        products: Option<InputProducts>,
-    ) -> anyhow::Result<Option<Arithmetic>> {
-        let (bits, group) = match precision {
+    /// Width and group that `precision` means; `None` where it is no weight-only one.
+    ///
+    /// # Errors
+    /// Options that are for others.
+    pub(crate) fn width(&self, precision: &str) -> anyhow::Result<Option<(Bits, usize)>> {
+        Ok(Some(match precision {
             "w4" => (Bits::Four, GROUP_OF_4_BIT),
             "w8" => (Bits::Eight, GROUP_OF_8_BIT),
             _ if self.rounding.is_calibrated() => {
@@ -66,13 +64,22 @@ impl WeightOnlyArguments {
             }
             _ if self.group.is_some() => anyhow::bail!("--group is for --precision w4 and w8"),
             _ => return Ok(None),
-        };
+        }))
+    }
+
+    /// What a width and group mean with these options.
+    pub(crate) fn arithmetic(
+        &self,
+        (bits, group): (Bits, usize),
+        keep_float: &[String],
+        products: Option<InputProducts>,
+    ) -> Arithmetic {
         let rule = if self.scale == "mse" { BlockScale::Mse } else { BlockScale::MinMax };
         let format = BlockFormat { bits, block: self.group.unwrap_or(group) };
         let choice = Choice::AllBut(keep_float.to_vec());
         let rounding = products.map_or(Rounding::Nearest, |products| Rounding::Outputs(Arc::new(products)));
         let recipe = WeightOnly { format, rule, form: BlockForm::MatMulNBits, choice, rounding };
-        Ok(Some(Arithmetic::Blocks(Arc::new(recipe))))
+        Arithmetic::Blocks(Arc::new(recipe))
     }
 }
 

@@ -230,6 +230,7 @@ fn arithmetic(
 ) -> anyhow::Result<Arithmetic> {
     let (given, parts) = (&arguments.calibration, &arguments.parts);
     let kept = parts.check(precision == PrecisionName::W8A8)?;
+    let width = arguments.weight_only.width(precision.name())?;
     // Whether there is footage where it is needed, and only there, was checked with the precision.
     let for_ranges = precision.is_calibrated() || parts.cache.is_calibrated();
     let seen = match &given.calibrate {
@@ -248,7 +249,8 @@ fn arithmetic(
         _ => None,
     };
     plan.cache.element = parts.cache.element(seen.as_ref(), given.observer)?;
-    let weight_only = arguments.weight_only.arithmetic(precision.name(), &arguments.keep_float, products)?;
+    let weight_only =
+        width.map(|width| arguments.weight_only.arithmetic(width, &arguments.keep_float, products));
     let Some(seen) = seen.filter(|_| precision.is_calibrated()) else {
         return Ok(weight_only.unwrap_or(match precision {
             PrecisionName::Fp16 => Arithmetic::Fp16,
