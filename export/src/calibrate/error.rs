@@ -79,6 +79,9 @@ pub enum CalibrationError {
         /// In bytes.
         bound: usize,
     },
+    /// A layer that no graph showed.
+    #[error("layer {0} was never seen at work: what it reads is not known")]
+    Unseen(String),
     /// A layer's name that is none.
     #[error("no layer {name:?} can be quantised; there are {}", layers.join(", "))]
     NoLayer {

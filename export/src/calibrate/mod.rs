@@ -136,7 +136,7 @@ pub fn observe_products(
         Ok(Products::new(observed, &blocks))
     };
     let Watched { seen, sight, steps, .. } = watch(checkpoint, plan, sight, start, progress)?;
-    Ok(seen.finish(sight, steps))
+    seen.finish(sight, steps)
 }
 
 /// What is shown the tensors of an observed bundle.

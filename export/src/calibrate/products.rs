@@ -19,7 +19,9 @@ const MAX_BYTES: usize = 2 << 30;
 /// Sums of products of what layers read, while they are added up.
 #[derive(Debug, Default)]
 pub(super) struct Products {
-    /// Which layers read a tensor, by graph and tensor.
+    /// Every layer that is wanted.
+    layers: BTreeSet<String>,
+    /// Which of them read a tensor, by graph and tensor.
     readers: BTreeMap<(String, String), Vec<String>>,
     seen: BTreeMap<String, Hessian>,
     bytes: usize,
@@ -50,13 +52,20 @@ impl Products {
                 readers.push(layer);
             }
         }
-        Self { readers, ..Self::default() }
+        let layers = wanted.into_iter().map(|(_, layer)| layer).collect();
+        Self { layers, readers, ..Self::default() }
     }
 
     /// What was added up.
-    pub(super) fn finish(self, sight: Sight, steps: usize) -> InputProducts {
+    ///
+    /// # Errors
+    /// A layer that was never seen at work: it would be rounded in another way than was asked for.
+    pub(super) fn finish(self, sight: Sight, steps: usize) -> Result<InputProducts, CalibrationError> {
+        if let Some(layer) = self.layers.iter().find(|layer| !self.seen.contains_key(*layer)) {
+            return Err(CalibrationError::Unseen(layer.clone()));
+        }
         let sums = self.seen.into_iter().map(|(layer, sums)| (layer, Arc::new(sums))).collect();
-        InputProducts { sums, sight, steps }
+        Ok(InputProducts { sums, sight, steps })
     }
 }
 
