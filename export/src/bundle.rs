@@ -275,57 +275,47 @@ impl Built {
         folder: &Path,
         progress: &ProgressBar,
     ) -> Result<Manifest, BundleError> {
-        write(checkpoint, plan, (self, arithmetic), folder, progress)
-    }
-}
+        progress.set_message("reading the checkpoint");
+        progress.reset();
+        let vae_files = checkpoint.vae.as_ref().map(|vae| &vae.files);
+        progress.set_length(checkpoint.files.bytes() + vae_files.map_or(0, |files| files.bytes()));
+        let source = Source {
+            name: checkpoint.name(),
+            transformer_sha256: checkpoint.files.sha256(&|bytes| progress.inc(bytes)),
+            vae_sha256: vae_files.map(|files| files.sha256(&|bytes| progress.inc(bytes))),
+        };
 
-fn write(
-    checkpoint: &Checkpoint,
-    plan: &Plan,
-    (graphs, arithmetic): (&Built, &Arithmetic),
-    folder: &Path,
-    progress: &ProgressBar,
-) -> Result<Manifest, BundleError> {
-    progress.set_message("reading the checkpoint");
-    progress.reset();
-    let vae_files = checkpoint.vae.as_ref().map(|vae| &vae.files);
-    progress.set_length(checkpoint.files.bytes() + vae_files.map_or(0, |files| files.bytes()));
-    let source = Source {
-        name: checkpoint.name(),
-        transformer_sha256: checkpoint.files.sha256(&|bytes| progress.inc(bytes)),
-        vae_sha256: vae_files.map(|files| files.sha256(&|bytes| progress.inc(bytes))),
-    };
-
-    progress.reset();
-    progress.set_length(graphs.plan(folder)?.weight_bytes);
-    let mut writer = GraphWriter::create(folder, progress)?;
-    let mut entry = |graph: &Graph| writer.add(graph);
-    let entries = Graphs {
-        encode: graphs.encode.as_ref().map(&mut entry).transpose()?,
-        remember: entry(&graphs.remember)?,
-        denoise: entry(&graphs.denoise)?,
-        decode: graphs.decode.as_ref().map(&mut entry).transpose()?,
-    };
-    for (name, bytes) in arithmetic.documents() {
-        writer.attach(name, bytes)?;
+        progress.reset();
+        progress.set_length(self.plan(folder)?.weight_bytes);
+        let mut writer = GraphWriter::create(folder, progress)?;
+        let mut entry = |graph: &Graph| writer.add(graph);
+        let entries = Graphs {
+            encode: self.encode.as_ref().map(&mut entry).transpose()?,
+            remember: entry(&self.remember)?,
+            denoise: entry(&self.denoise)?,
+            decode: self.decode.as_ref().map(&mut entry).transpose()?,
+        };
+        for (name, bytes) in arithmetic.documents() {
+            writer.attach(name, bytes)?;
+        }
+        let manifest = Manifest {
+            schema: SCHEMA,
+            producer: format!("nextclip-export {}", env!("CARGO_PKG_VERSION")),
+            source,
+            target: plan.target,
+            precision: arithmetic.label(),
+            quantisation: arithmetic.provenance(self),
+            geometry: plan.geometry,
+            cache: plan.cache.clone(),
+            motion: checkpoint.config.motion(),
+            sampler: plan.sampler,
+            graphs: entries,
+            files: writer.finish()?,
+        };
+        let path = folder.join(manifest::FILE_NAME);
+        fs::write(&path, manifest.to_json()?).map_err(fault_at(&path))?;
+        Ok(manifest)
     }
-    let manifest = Manifest {
-        schema: SCHEMA,
-        producer: format!("nextclip-export {}", env!("CARGO_PKG_VERSION")),
-        source,
-        target: plan.target,
-        precision: arithmetic.label(),
-        quantisation: arithmetic.provenance(graphs),
-        geometry: plan.geometry,
-        cache: plan.cache.clone(),
-        motion: checkpoint.config.motion(),
-        sampler: plan.sampler,
-        graphs: entries,
-        files: writer.finish()?,
-    };
-    let path = folder.join(manifest::FILE_NAME);
-    fs::write(&path, manifest.to_json()?).map_err(fault_at(&path))?;
-    Ok(manifest)
 }
 
 /// Writes graphs and their shared weights into a folder.

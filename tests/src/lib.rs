@@ -4,7 +4,9 @@ mod decode_graph;
 mod motion;
 mod random_checkpoint;
 mod reference;
+mod spoil;
 
 pub use decode_graph::DecodeGraph;
 pub use random_checkpoint::{MOTION, RandomCheckpoint, TINY};
 pub use reference::Reference;
+pub use spoil::spoil;

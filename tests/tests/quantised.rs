@@ -17,7 +17,7 @@ use nextclip_export::{
 use nextclip_media::Mp4Writer;
 use nextclip_predictor::{Encoded, OBSERVED, Predictor, Settings};
 use nextclip_quant::{Observer, sqnr_db};
-use nextclip_tests::{MOTION, RandomCheckpoint, TINY};
+use nextclip_tests::{MOTION, RandomCheckpoint, TINY, spoil};
 use tempfile::TempDir;
 
 /// Signal to noise of predicted latents after two denoising steps, 8-bit against float. Measured: 32.1 dB.
@@ -242,15 +242,8 @@ fn a_film_calibrates_and_a_short_one_is_refused() {
 #[test]
 fn a_weight_that_is_no_number_is_named() {
     let bench = Bench::new();
-    let path = bench.folder.path().join("model.safetensors");
-    let mut bytes = fs::read(&path).unwrap();
     let name = "llm.layers.1.mlp.down_proj.weight";
-    let start = {
-        let (header_len, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-        8 + header_len + header.info(name).unwrap().data_offsets.0
-    };
-    bytes[start + 40..start + 44].copy_from_slice(&f32::INFINITY.to_le_bytes());
-    fs::write(&path, bytes).unwrap();
+    spoil(bench.folder.path(), name, f32::INFINITY).unwrap();
     let opened = Checkpoint::open(bench.folder.path()).unwrap();
     let error = observe(&opened, &bench.plan, &Sight::default(), &ProgressBar::hidden()).unwrap_err();
     assert_eq!(error.to_string(), format!("tensor {name} holds inf: only finite weights can be quantised"));

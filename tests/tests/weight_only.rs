@@ -1,7 +1,6 @@
 //! Bundles whose weights alone are integers compute what the float one does, to a stated ratio of signal to noise.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs;
 use std::sync::Arc;
 
 use indicatif::ProgressBar;
@@ -13,7 +12,7 @@ use nextclip_export::{
 };
 use nextclip_predictor::{Predictor, Settings};
 use nextclip_quant::{Bits, BlockFormat, sqnr_db};
-use nextclip_tests::{MOTION, RandomCheckpoint, TINY};
+use nextclip_tests::{MOTION, RandomCheckpoint, TINY, spoil};
 use tempfile::TempDir;
 
 struct Bench {
@@ -170,15 +169,8 @@ fn layers_that_are_kept_are_exact_and_wrong_names_are_told() {
 #[test]
 fn a_weight_that_is_no_number_is_named() {
     let bench = Bench::new();
-    let path = bench.folder.path().join("model.safetensors");
-    let mut bytes = fs::read(&path).unwrap();
     let name = "llm.layers.1.mlp.down_proj.weight";
-    let start = {
-        let (header_len, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-        8 + header_len + header.info(name).unwrap().data_offsets.0
-    };
-    bytes[start + 40..start + 44].copy_from_slice(&f32::NAN.to_le_bytes());
-    fs::write(&path, bytes).unwrap();
+    spoil(bench.folder.path(), name, f32::NAN).unwrap();
     let checkpoint = Checkpoint::open(bench.folder.path()).unwrap();
     let bench = Bench { checkpoint, ..bench };
     for form in [BlockForm::MatMulNBits, BlockForm::Dequantised] {
