@@ -1,5 +1,4 @@
 //! `nextclip-eval`: measures a bundle.
-#![allow(clippy::print_stdout, reason = "a command line talks to its user")]
 
 mod cli;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
+use nextclip_core::say;
 use nextclip_export::onnx::{BlockForm, MAX_BLOCK, MIN_BLOCK, Rounding, WeightOnly};
 use nextclip_export::random::RandomWeights;
 use nextclip_export::usage::Usage;
@@ -110,7 +111,6 @@ pub(crate) struct RandomArguments {
     seed: u64,
 }
 
-#[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
 pub(crate) fn run_random(arguments: &RandomArguments, progress: &ProgressBar) -> anyhow::Result<ExitCode> {
     let usage = Usage::start();
     let like = match arguments.like == Path::new("video-gpt") {
@@ -124,7 +124,7 @@ pub(crate) fn run_random(arguments: &RandomArguments, progress: &ProgressBar) ->
     }
     weights.write(&arguments.out, progress)?;
     progress.finish_and_clear();
-    println!("{}: random weights, {usage}", arguments.out.display());
+    say!("{}: random weights, {usage}", arguments.out.display());
     Ok(ExitCode::SUCCESS)
 }
 

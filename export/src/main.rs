@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use arguments::{RandomArguments, VerifyArguments, WeightOnlyArguments, run_random};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use nextclip_core::say;
 use nextclip_export::model::Checkpoint;
 use nextclip_export::sensitivity::{DEFAULT_CLIPS, sensitivity};
 use nextclip_export::usage::Usage;
@@ -175,14 +176,12 @@ fn main() -> ExitCode {
     })
 }
 
-#[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
 fn run_inspect(checkpoint: &Path) -> anyhow::Result<ExitCode> {
     let report = inspect::inspect(checkpoint)?;
-    print!("{report}");
+    say!("{}", report.to_string().trim_end());
     Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-#[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
 fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     let usage = Usage::start();
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
@@ -206,7 +205,7 @@ fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     let (manifest, verified) = export_with(&checkpoint, &plan, &arithmetic, how, &arguments.out, &progress)?;
     progress.finish_and_clear();
     let bytes: u64 = manifest.files.values().map(|file| file.bytes).sum();
-    println!(
+    say!(
         "{}: {} for {} in {}, {:.1} MB; at work it keeps {:.1} MB of keys and values in {}",
         arguments.out.display(),
         manifest.source.name,
@@ -216,8 +215,8 @@ fn run_export(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
         manifest.cache.bytes(&manifest.geometry) as f64 / 1e6,
         manifest.cache.element
     );
-    println!("{verified}");
-    println!("{usage}");
+    say!("{verified}");
+    say!("{usage}");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -286,7 +285,6 @@ fn observed(
     Ok(seen)
 }
 
-#[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
 fn run_sensitivity(
     checkpoint: &Path,
     out: &Path,
@@ -301,16 +299,15 @@ fn run_sensitivity(
     let report = sensitivity(&checkpoint, &plan, &seen, (given.observer, clips), &progress)?;
     progress.finish_and_clear();
     report.save(out)?;
-    print!("{report}");
-    println!("{}", out.join("sensitivity.png").display());
+    say!("{}", report.to_string().trim_end());
+    say!("{}", out.join("sensitivity.png").display());
     Ok(ExitCode::SUCCESS)
 }
 
-#[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
 fn run_parity(reference: &Path) -> anyhow::Result<ExitCode> {
     let lines = parity::parity(reference)?;
     for line in &lines {
-        println!("{line}");
+        say!("{line}");
     }
     let within = lines.iter().all(|line| line.max_abs <= parity::TOLERANCE);
     Ok(if within { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 use nextclip_core::manifest::CacheElement;
+use nextclip_core::say;
 use nextclip_export::model::Checkpoint;
 use nextclip_export::planning::{GivenPlan, LOWERED, Task, plan_precision};
 use nextclip_export::sensitivity::DEFAULT_CLIPS;
@@ -62,7 +63,6 @@ impl PrecisionArguments {
     }
 
     /// The layers that keep to the budget, or all but those of `keep_float` where there is none.
-    #[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
     pub(crate) fn choice(
         &self,
         checkpoint: &Checkpoint,
@@ -76,7 +76,7 @@ impl PrecisionArguments {
         };
         let task = Task { max_psnr_drop_db, clips: self.measure_clips, observer, keep_float };
         let document = plan_precision(checkpoint, plan, seen, &task, progress)?;
-        println!("{}", document.verdict());
+        say!("{}", document.verdict());
         Ok((document.choice(), document.files()?))
     }
 }

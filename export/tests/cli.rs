@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_nextclip-export")).args(arguments).output().unwrap()
@@ -38,6 +38,18 @@ fn a_folder_without_weights_is_one_line() {
     assert!(refused(&["inspect", path]).contains("neither model.safetensors nor"));
     write(folder.path(), "pytorch_model.bin", "PK");
     assert!(refused(&["inspect", path]).contains("convert them to safetensors first"));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_fault() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/base");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_nextclip-export"));
+    program.args(["inspect", model]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut program = program.spawn().unwrap();
+    drop(program.stdout.take());
+    let output = program.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    assert_eq!(output.status.code(), Some(0));
 }
 
 #[test]

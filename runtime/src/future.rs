@@ -2,13 +2,11 @@
 
 mod input;
 
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use anyhow::Context;
-use nextclip_core::{Picture, Span};
+use nextclip_core::{Picture, Span, say};
 use nextclip_media::{Mp4Writer, save_png};
 use nextclip_predictor::{Predictor, Settings};
 
@@ -56,7 +54,8 @@ pub fn predict(flags: &PredictFlags) -> anyhow::Result<()> {
     came.resize(prediction.future.len(), None);
     let scored = Scored::new(Arc::clone(&prediction), came);
     write(&flags.out, &prediction, scored.as_ref())?;
-    print(&flags.out, &prediction, scored.as_ref()).context("the summary cannot be printed")
+    print(&flags.out, &prediction, scored.as_ref());
+    Ok(())
 }
 
 /// Predicts clip after clip, each from those before it.
@@ -142,16 +141,16 @@ fn write_film(path: &Path, prediction: &Prediction, came: &[Option<&Picture>]) -
     Ok(writer.map_or(Ok(()), Mp4Writer::finish)?)
 }
 
-fn print(out: &Path, prediction: &Prediction, scored: Option<&Scored>) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "strip: {}", out.join("strip.png").display())?;
-    writeln!(stdout, "video: {}", out.join("predicted.mp4").display())?;
+fn print(out: &Path, prediction: &Prediction, scored: Option<&Scored>) {
+    say!("strip: {}", out.join("strip.png").display());
+    say!("video: {}", out.join("predicted.mp4").display());
     let compared = scored.map_or(0, |scored| scored.actual.iter().flatten().count());
     let (seen, predicted) = (prediction.past.len(), prediction.future.len());
-    write!(stdout, "seen={seen} predicted={predicted} compared={compared}")?;
-    if let Some(scored) = scored {
-        write!(stdout, " psnr_db={:.2} last_frame_db={:.2}", scored.psnr.mean_db, scored.last_frame.mean_db)?;
-        write!(stdout, " linear_db={:.2} gain_db={:.2}", scored.linear.mean_db, scored.gain_db())?;
-    }
-    writeln!(stdout)
+    let measures = scored.map_or_else(String::new, |scored| {
+        let [psnr, last, linear] =
+            [&scored.psnr, &scored.last_frame, &scored.linear].map(|score| score.mean_db);
+        let gain = scored.gain_db();
+        format!(" psnr_db={psnr:.2} last_frame_db={last:.2} linear_db={linear:.2} gain_db={gain:.2}")
+    });
+    say!("seen={seen} predicted={predicted} compared={compared}{measures}");
 }

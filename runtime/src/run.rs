@@ -1,11 +1,11 @@
 //! `nextclipd run`: camera, session and sinks as threads, until the stream ends or someone says stop.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nextclip_core::{Geometry, Picture};
+use nextclip_core::{Geometry, Picture, say};
 use nextclip_media::SourceConfig;
 use nextclip_predictor::Predictor;
 
@@ -53,7 +53,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     drop(live_line);
     let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
     written.sort();
-    summarise(&now(), &written, config.json).context("the summary cannot be printed")?;
+    summarise(&now(), &written, config.json);
     result
 }
 
@@ -62,18 +62,15 @@ pub fn validate(config: &Config) -> anyhow::Result<()> {
     let predictor = open_bundle(config)?;
     let manifest = predictor.manifest();
     let geometry = &manifest.geometry;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "bundle    {}: every digest is right", config.bundle.display())?;
-    writeln!(
-        out,
+    say!("bundle    {}: every digest is right", config.bundle.display());
+    say!(
         "model     {}, {} for {}, runs on {}",
         manifest.source.name,
         manifest.precision,
         manifest.target,
         predictor.provider()
-    )?;
-    writeln!(
-        out,
+    );
+    say!(
         "predicts  {} frames of {} x {}, {} ms apart, from {} frames, in {} denoising steps",
         geometry.clip,
         geometry.width,
@@ -81,12 +78,12 @@ pub fn validate(config: &Config) -> anyhow::Result<()> {
         geometry.frame_interval_ms,
         geometry.history,
         predictor.steps()
-    )?;
+    );
     let pace = if config.source.live { "the newest frame wins" } else { "every frame, as fast as possible" };
-    writeln!(out, "source    {}, {}, {pace}", config.source.uri, config.source.fit)?;
+    say!("source    {}, {}, {pace}", config.source.uri, config.source.fit);
     let duration = config.duration.map_or("until it ends".into(), |d| format!("for {} s", d.as_secs_f64()));
-    writeln!(out, "runs      {duration}")?;
-    writeln!(out, "writes    {}", describe_output(config))?;
+    say!("runs      {duration}");
+    say!("writes    {}", describe_output(config));
     Ok(())
 }
 
@@ -204,11 +201,14 @@ impl GapLog {
 }
 
 /// The last lines of a run. Standard output carries nothing but JSON where that was asked for.
-fn summarise(totals: &Totals, written: &[Written], json: bool) -> std::io::Result<()> {
-    let mut out: Box<dyn Write> =
-        if json { Box::new(std::io::stderr()) } else { Box::new(std::io::stdout()) };
-    for Written { what, path } in written {
-        writeln!(out, "{what}: {}", path.display())?;
+fn summarise(totals: &Totals, written: &[Written], json: bool) {
+    let files = written.iter().map(|Written { what, path }| format!("{what}: {}", path.display()));
+    for line in files.chain([totals.to_string()]) {
+        if json {
+            // Nobody is left to tell if standard error is gone.
+            let _ = writeln!(io::stderr(), "{line}");
+        } else {
+            say!("{line}");
+        }
     }
-    writeln!(out, "{totals}")
 }

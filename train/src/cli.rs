@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nextclip_core::checkpoint::Trained;
-use nextclip_core::{Geometry, Motion};
+use nextclip_core::{Geometry, Motion, say};
 use nextclip_train::fit::Course;
 use nextclip_train::footage::Origin;
 use nextclip_train::optim::{Rule, Schedule, Settings};
@@ -317,7 +317,7 @@ fn check_share(name: &str, share: f64) -> Result<()> {
 
 fn announce(checkpoint: &Path) {
     let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
-    println!("wrote {0}; next: nextclip-export export {0} --out target/bundles/{name}", checkpoint.display());
+    say!("wrote {0}; next: nextclip-export export {0} --out target/bundles/{name}", checkpoint.display());
 }
 
 impl VaeArgs {
@@ -356,7 +356,7 @@ impl VaeArgs {
         };
         let params = train_vae::train(&plan)?;
         checkpoint::save_vae(&self.common.run, &plan.config, &params, Kind::Float)?;
-        println!("wrote {}; next: nextclip-train predictor --run {0}", self.common.run.display());
+        say!("wrote {}; next: nextclip-train predictor --run {0}", self.common.run.display());
         Ok(())
     }
 }

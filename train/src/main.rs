@@ -1,5 +1,4 @@
 //! `nextclip-train`: trains a checkpoint that `nextclip-export` turns into a bundle.
-#![allow(clippy::print_stdout, reason = "a command line talks to its user")]
 
 mod cli;
 

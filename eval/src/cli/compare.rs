@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use nextclip_core::Manifest;
+use nextclip_core::{Manifest, say};
 use nextclip_eval::{Clips, Comparison, Figure, Page, PageSection, Stage, compare, describe_machine};
 use nextclip_predictor::{Predictor, Settings};
 
@@ -46,14 +46,14 @@ impl CompareArgs {
         let bar = progress("comparing", clips.len());
         let comparison = compare(&mut compared, &mut against, &clips, self.material.seed, || bar.inc(1))?;
         bar.finish_and_clear();
-        println!("compared: {}\nagainst:  {}", named(compared.manifest()), named(against.manifest()));
-        println!("{}\n", describe_machine());
-        comparison.tables().iter().for_each(|table| println!("{table}"));
+        say!("compared: {}\nagainst:  {}", named(compared.manifest()), named(against.manifest()));
+        say!("{}\n", describe_machine());
+        comparison.tables().iter().for_each(|table| say!("{table}"));
         if let Some(out) = &self.material.out {
             let page = self.page(&comparison, &clips, [compared.manifest(), against.manifest()]);
-            println!("wrote {}", page.write(out)?.display());
+            say!("wrote {}", page.write(out)?.display());
         }
-        println!("{}", comparison.summary());
+        say!("{}", comparison.summary());
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use nextclip_core::{Geometry, Manifest};
+use nextclip_core::{Geometry, Manifest, say};
 use nextclip_eval::{
     Clips, Drawing, Figure, Forecaster, Measure, Mode, Page, PageSection, Report, Rollout, StepsCurve,
     figures, measure, realism, rollout, steps_curve,
@@ -86,16 +86,16 @@ impl PredictArgs {
         let samples = measure(&mut predictor, &clips, &drawing, || bar.inc(1))?;
         bar.finish_and_clear();
         let report = Report::new(samples, &geometry);
-        println!("{drawing}");
+        say!("{drawing}");
         if clips.fewest_seen() < geometry.history {
-            println!(
+            say!(
                 "some films are short: from {} frames seen instead of {}",
                 clips.fewest_seen(),
                 geometry.history
             );
         }
         for measure in Measure::ALL {
-            println!("{}", report.table(measure));
+            say!("{}", report.table(measure));
         }
         let curves = self.curves(&mut predictor, &clips)?;
         let rollout = match (self.rollout, &long) {
@@ -103,8 +103,8 @@ impl PredictArgs {
                 let bar = progress("rolling out", long.len());
                 let rollout = rollout(&mut predictor, long, onward, &drawing, || bar.inc(1))?;
                 bar.finish_and_clear();
-                rollout.tables().iter().for_each(|table| println!("{table}"));
-                println!("{}\n", rollout.verdict());
+                rollout.tables().iter().for_each(|table| say!("{table}"));
+                say!("{}\n", rollout.verdict());
                 Some(rollout)
             }
             _ => None,
@@ -112,10 +112,10 @@ impl PredictArgs {
         if let Some(out) = &self.material.out {
             let found = Found { report: &report, curves: &curves, rollout: rollout.as_ref() };
             let page = self.page(&found, predictor.manifest(), &clips, &drawing);
-            println!("wrote {}", page.write(out)?.display());
+            say!("wrote {}", page.write(out)?.display());
         }
-        println!("{}", report.verdict());
-        println!("{}", report.summary());
+        say!("{}", report.verdict());
+        say!("{}", report.summary());
         Ok(())
     }
 
@@ -131,7 +131,7 @@ impl PredictArgs {
             let bar = progress("steps curve", clips.len());
             let curve = steps_curve(predictor, clips, &self.steps_curve, samples, seed, || bar.inc(1))?;
             bar.finish_and_clear();
-            println!("{}", curve.table(name));
+            say!("{}", curve.table(name));
             curves.push((name.to_owned(), curve));
             Ok(())
         };

@@ -20,6 +20,7 @@
 mod cache;
 pub mod checkpoint;
 pub mod compositing;
+pub mod console;
 mod geometry;
 mod history;
 mod ledger;
