@@ -27,10 +27,10 @@ impl Sizes {
         }
     }
 
-    /// The rows of a fused projection that make queries, keys, values.
-    fn rows(&self) -> [std::ops::Range<usize>; 3] {
+    /// The parts of a fused projection that make queries, keys, values.
+    pub(super) fn projections(&self, qkv_proj: &Linear) -> [Linear; 3] {
         let (q, kv) = (self.heads * self.d_head, self.kv_heads * self.d_head);
-        [0..q, q..q + kv, q + kv..q + 2 * kv]
+        [0..q, q..q + kv, q + kv..q + 2 * kv].map(|rows| qkv_proj.rows(rows))
     }
 }
 
@@ -112,6 +112,16 @@ impl Memory {
     pub(super) fn heads(&self) -> usize {
         self.keys.size(2)
     }
+
+    /// C * L.
+    pub(super) fn tokens(&self) -> usize {
+        self.keys.size(3)
+    }
+
+    /// d_head.
+    pub(super) fn d_head(&self) -> usize {
+        self.keys.size(4)
+    }
 }
 
 /// Queries, keys and values of tokens, each (B, heads, T, d_head), none of them rotated.
@@ -131,8 +141,8 @@ pub(super) fn heads(g: &mut GraphBuilder, x: &Value, qkv_proj: &Linear, sizes: &
 
 /// x (B, T, d), normalised -> heads of queries only.
 pub(super) fn queries(g: &mut GraphBuilder, x: &Value, qkv_proj: &Linear, sizes: &Sizes) -> Value {
-    let [rows, _, _] = sizes.rows();
-    let queries = g.linear(x, &qkv_proj.rows(rows));
+    let [rows, _, _] = sizes.projections(qkv_proj);
+    let queries = g.linear(x, &rows);
     by_head(g, &queries, sizes.d_head)
 }
 
@@ -143,15 +153,15 @@ pub(super) fn keys_and_values(
     qkv_proj: &Linear,
     sizes: &Sizes,
 ) -> [Value; 2] {
-    let [_, keys, values] = sizes.rows();
-    [keys, values].map(|rows| {
-        let part = g.linear(x, &qkv_proj.rows(rows));
+    let [_, keys, values] = sizes.projections(qkv_proj);
+    [keys, values].map(|layer| {
+        let part = g.linear(x, &layer);
         by_head(g, &part, sizes.d_head)
     })
 }
 
 /// (B, T, heads * d_head) -> (B, heads, T, d_head).
-fn by_head(g: &mut GraphBuilder, x: &Value, d_head: usize) -> Value {
+pub(super) fn by_head(g: &mut GraphBuilder, x: &Value, d_head: usize) -> Value {
     let [batch, tokens, width] = [0, 1, 2].map(|axis| x.size(axis));
     let x = g.reshape(x, &[batch, tokens, width / d_head, d_head]);
     g.transpose(&x, &[0, 2, 1, 3])

@@ -9,9 +9,9 @@ use nextclip_core::position::TableTooSmall;
 use nextclip_core::sequence::{Role, level};
 use nextclip_predictor::{DENOISE, GraphSpecs};
 
-use super::attention::{IntegerAttention, Rows};
+use super::attention::{IntegerAttention, Own, OwnValues, Rows};
 use super::decoder::{
-    Memory, Sizes, after_attention, attend_with_memory, frames_from, heads, joint_bias, keys_and_values,
+    Memory, Sizes, after_attention, attend_with_memory, by_head, frames_from, joint_bias, keys_and_values,
     open_bias, queries,
 };
 use super::embed::{RotaryTable, latents_of_patches, level_bias, patch_positions, patch_tokens, timestep};
@@ -128,6 +128,17 @@ struct ClipAttention {
     sizes: Sizes,
 }
 
+/// What a layer's attention begins from.
+struct Tokens<'a> {
+    layer: &'a Layer,
+    /// Those whose queries ask, normalised (branches * B, T, d).
+    asking: &'a Value,
+    /// Those that are asked, normalised (branches * B, N * L, d).
+    all: &'a Value,
+    /// Where those are that ask.
+    rotation: &'a Rotation,
+}
+
 /// What the tokens of a layer may not see.
 struct Biases {
     /// Over history and clip, (B, 1, T or 1, C * L + N * L).
@@ -142,11 +153,12 @@ impl ClipAttention {
     /// Of the tokens before frames' own, `heads`, and of those: `clip` hides only from the first.
     fn biases(&self, g: &mut GraphBuilder, clip: &Value, heads: usize) -> Biases {
         let tokens = clip.size(0);
-        let head_rows = g.slice(clip, 0, 0..heads);
-        let by_rows = vec![
-            Rows { range: 0..heads, bias: joint_bias(g, &self.memory, &head_rows) },
-            Rows { range: heads..tokens, bias: self.open_bias(g, tokens) },
-        ];
+        // They come first and see none of the frames' own.
+        let head_bias = g.slice(clip, 0, 0..heads);
+        let head_bias = g.slice(&head_bias, 1, 0..heads);
+        let biases = [joint_bias(g, &self.memory, &head_bias), self.open_bias(g, tokens)];
+        let by_rows = [0..heads, heads..tokens].into_iter().zip(&biases);
+        let by_rows = by_rows.map(|(range, bias)| Rows::new(g, &self.memory, range, bias)).collect();
         let with_history = joint_bias(g, &self.memory, clip);
         Biases { with_history, by_rows, clip_alone: Some(clip.clone()) }
     }
@@ -160,10 +172,8 @@ impl ClipAttention {
     /// A layer over all tokens: (branches * B, N * L, d), in and out.
     fn layer(&self, g: &mut GraphBuilder, i: usize, layer: &Layer, x: &Value, biases: &Biases) -> Value {
         let h = g.rms_norm(x, &layer.input_layernorm, self.sizes.epsilon);
-        let own = heads(g, &h, &layer.qkv_proj, &self.sizes);
-        let queries = self.rotate(g, &own.queries, &self.rotation);
-        let keys = self.rotate(g, &own.keys, &self.rotation);
-        let mixed = self.attend(g, i, [&queries, &keys, &own.values], biases);
+        let tokens = Tokens { layer, asking: &h, all: &h, rotation: &self.rotation };
+        let mixed = self.attend(g, i, &tokens, biases);
         after_attention(g, layer, x, &mixed, &self.sizes)
     }
 
@@ -178,20 +188,18 @@ impl ClipAttention {
         geometry: &Geometry,
     ) -> Value {
         let h = g.rms_norm(x, &layer.input_layernorm, self.sizes.epsilon);
-        let [keys, values] = keys_and_values(g, &h, &layer.qkv_proj, &self.sizes);
-        let keys = self.rotate(g, &keys, &self.rotation);
-        let [x, h] = [x, &h].map(|tokens| frame_tokens(g, tokens, 1, geometry));
-        let queries = queries(g, &h, &layer.qkv_proj, &self.sizes);
+        let [x, of_frames] = [x, &h].map(|tokens| frame_tokens(g, tokens, 1, geometry));
         let positions = frame_tokens(g, &self.rotation.positions, 1, geometry);
         let rotation = Rotation { positions, ..self.rotation.clone() };
-        let queries = self.rotate(g, &queries, &rotation);
-        let bias = self.open_bias(g, keys.size(2));
-        let by_rows = vec![Rows { range: 0..queries.size(2), bias: bias.clone() }];
+        let bias = self.open_bias(g, h.size(1));
+        let by_rows = vec![Rows::new(g, &self.memory, 0..of_frames.size(1), &bias)];
         let biases = Biases { with_history: bias, by_rows, clip_alone: None };
-        let mixed = self.attend(g, i, [&queries, &keys, &values], &biases);
+        let tokens = Tokens { layer, asking: &of_frames, all: &h, rotation: &rotation };
+        let mixed = self.attend(g, i, &tokens, &biases);
         after_attention(g, layer, &x, &mixed, &self.sizes)
     }
 
+    /// Heads (branches * B, heads, T, d_head), rotated.
     fn rotate(&self, g: &mut GraphBuilder, x: &Value, rotation: &Rotation) -> Value {
         if !self.guided {
             return g.rotary(x, rotation);
@@ -200,36 +208,63 @@ impl ClipAttention {
         g.rotary(x, &Rotation { positions, ..rotation.clone() })
     }
 
-    /// Heads (branches * B, heads, T, d_head), rotated -> (branches * B, T, n_head * d_head).
-    fn attend(&self, g: &mut GraphBuilder, i: usize, heads: [&Value; 3], biases: &Biases) -> Value {
+    /// (branches * B, tokens that ask, n_head * d_head).
+    fn attend(&self, g: &mut GraphBuilder, i: usize, tokens: &Tokens<'_>, biases: &Biases) -> Value {
         // In a scope of its own, and called by name: other forms have other nodes.
         let place = format!("llm.layers.{i}.self_attn");
-        let mixed = g.within(&place, |g| {
-            if !self.guided {
-                return self.attend_with_history(g, i, heads, biases);
-            }
-            let [[q, q_alone], [k, k_alone], [v, v_alone]] =
-                heads.map(|part| g.split(part, 0, [self.batch, self.batch]));
-            let with = self.attend_with_history(g, i, [&q, &k, &v], biases);
-            let alone = g.attention(&q_alone, &k_alone, &v_alone, biases.clip_alone.as_ref());
-            g.concat(&[&with, &alone], 0)
+        let mixed = g.within(&place, |g| match &self.integers {
+            Some(integers) if integers.takes(g, i) => self.attend_in_integers(g, integers, i, tokens, biases),
+            _ => self.attend_in_float(g, i, tokens, biases),
         });
         g.call(&mixed, &format!("{place}.mixed"))
     }
 
-    fn attend_with_history(
+    fn attend_in_float(&self, g: &mut GraphBuilder, i: usize, tokens: &Tokens<'_>, biases: &Biases) -> Value {
+        let qkv_proj = &tokens.layer.qkv_proj;
+        let queries = queries(g, tokens.asking, qkv_proj, &self.sizes);
+        let [keys, values] = keys_and_values(g, tokens.all, qkv_proj, &self.sizes);
+        let queries = self.rotate(g, &queries, tokens.rotation);
+        let keys = self.rotate(g, &keys, &self.rotation);
+        let heads = [&queries, &keys, &values];
+        if !self.guided {
+            return attend_with_memory(g, &self.memory, i, heads, &biases.with_history);
+        }
+        let [[q, q_alone], [k, k_alone], [v, v_alone]] = heads.map(|part| self.branches(g, part));
+        let with = attend_with_memory(g, &self.memory, i, [&q, &k, &v], &biases.with_history);
+        let alone = g.attention(&q_alone, &k_alone, &v_alone, biases.clip_alone.as_ref());
+        g.concat(&[&with, &alone], 0)
+    }
+
+    fn attend_in_integers(
         &self,
         g: &mut GraphBuilder,
+        integers: &IntegerAttention,
         i: usize,
-        heads: [&Value; 3],
+        tokens: &Tokens<'_>,
         biases: &Biases,
     ) -> Value {
-        match &self.integers {
-            Some(integers) if integers.takes(g, i) => {
-                integers.attend(g, &self.memory, i, heads, &biases.by_rows)
-            }
-            _ => attend_with_memory(g, &self.memory, i, heads, &biases.with_history),
+        let [of_queries, of_keys, of_values] = self.sizes.projections(&tokens.layer.qkv_proj);
+        let (queries, keys) = (g.linear(tokens.asking, &of_queries), g.linear(tokens.all, &of_keys));
+        let rotations = [tokens.rotation, &self.rotation];
+        if !self.guided {
+            let values = integers.own_values(g, i, tokens.all, &of_values);
+            let own = Own { queries: &queries, keys: &keys, values, rotations };
+            return integers.attend(g, &self.memory, i, &own, &biases.by_rows);
         }
+        let values = g.linear(tokens.all, &of_values);
+        let parts = [&queries, &keys, &values].map(|part| self.branches(g, part));
+        let [[q, q_alone], [k, k_alone], [v, v_alone]] = parts;
+        let own = Own { queries: &q, keys: &k, values: OwnValues::Float(v), rotations };
+        let with = integers.attend(g, &self.memory, i, &own, &biases.by_rows);
+        let [q, k, v] = [&q_alone, &k_alone, &v_alone].map(|part| by_head(g, part, self.sizes.d_head));
+        let (q, k) = (g.rotary(&q, rotations[0]), g.rotary(&k, rotations[1]));
+        let alone = g.attention(&q, &k, &v, biases.clip_alone.as_ref());
+        g.concat(&[&with, &alone], 0)
+    }
+
+    /// The branches of (2 * B, ...).
+    fn branches(&self, g: &mut GraphBuilder, x: &Value) -> [Value; 2] {
+        g.split(x, 0, [self.batch, self.batch])
     }
 }
 

@@ -9,6 +9,7 @@ use nextclip_quant::{Params, Scheme};
 
 use super::builder::GraphBuilder;
 use super::graph::{Constant, Value};
+use super::layers::{Linear, path};
 use super::operators::int;
 
 /// What the left side of a product is, which decides how many bits its right side may have.
@@ -82,6 +83,26 @@ impl GraphBuilder {
         Integers { values, params }
     }
 
+    /// A linear layer whose result is the right side of products and nothing else. Where the layer is in integers, too,
+    /// ONNX Runtime would fuse both into a product with an unsigned result, and turn that around in two passes more.
+    pub fn linear_right_integers(
+        &mut self,
+        x: &Value,
+        layer: &Linear,
+        site: &str,
+        beside: Beside,
+    ) -> Integers {
+        let result = self.within(path(&layer.weight), |g| g.explicit_linear(x, layer));
+        let result = result.unwrap_or_else(|| self.linear(x, layer));
+        self.right_integers(&result, site, beside)
+    }
+
+    /// A right side of zeros, as many as `shape` says, in the unit of `like`.
+    pub fn zero_integers(&mut self, shape: &[usize], like: &Integers) -> Integers {
+        let zeros = Constant::I8(vec![0; shape.iter().product()]);
+        Integers { values: self.constant(format!("i8 0 x {shape:?}"), shape, zeros), ..*like }
+    }
+
     /// Right sides of many products, one for each index of the first axis.
     pub fn many_right_integers(&mut self, x: &Value, sites: &[String], beside: Beside) -> Value {
         let scales: Vec<f32> = sites.iter().map(|site| self.right_params(site, beside).scale).collect();
@@ -98,9 +119,9 @@ impl GraphBuilder {
     }
 
     /// Integers of the same scale one after another.
-    pub fn concat_integers(&mut self, parts: [&Integers; 2], axis: usize) -> Integers {
-        assert_eq!(parts[0].params, parts[1].params, "integers of different scales");
-        let values = self.concat(&parts.map(|part| &part.values), axis);
+    pub fn concat_integers(&mut self, parts: &[&Integers], axis: usize) -> Integers {
+        assert!(parts.iter().all(|part| part.params == parts[0].params), "integers of different scales");
+        let values = self.concat(&parts.iter().map(|part| &part.values).collect::<Vec<_>>(), axis);
         Integers { values, ..*parts[0] }
     }
 

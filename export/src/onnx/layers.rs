@@ -112,7 +112,7 @@ impl GraphBuilder {
     }
 
     /// Rotary embedding, rotate-half, of x (B, heads, T, d_head). In ONNX's own operators of this opset it would be
-    /// five, and a tenth of a pass.
+    /// five, and a tenth of a pass. ONNX Runtime's one also takes (B, T, heads * d_head), as projections make it.
     pub fn rotary(&mut self, x: &Value, rotation: &Rotation) -> Value {
         if self.own_operators_only() {
             return self.rotary_decomposed(x, rotation);

@@ -104,6 +104,11 @@ pub(super) fn int8_weight(weight: &Weight, layout: Layout) -> Result<ChannelWeig
     per_channel_mse(&layout.values(weight), &layout.shape(weight), layout.output_axis())
 }
 
+/// Whether the layer can be in 8 bits at all.
+fn may_be_int8(layer: &Linear) -> bool {
+    layer.bias.is_none() && layer.weight.shape().iter().all(|&size| size >= MIN_CHANNELS)
+}
+
 fn weight_scales(weight: &Weight, layout: Layout) -> Vec<f32> {
     // Calibration has looked at every weight before a recipe exists.
     int8_weight(weight, layout).unwrap_or_else(|error| panic!("{}: {error}", weight.name())).scales
@@ -115,15 +120,34 @@ impl GraphBuilder {
         if matches!(self.precision, Precision::Typed(_)) {
             return self.typed_operands(x, layer);
         }
-        let small = layer.weight.shape().iter().any(|&size| size < MIN_CHANNELS);
         // With a bias the runtime fuses the product into a float kernel, or fails to load.
-        if !small && layer.bias.is_none() && self.is_quantised(place(&layer.weight), &[x]) {
+        if may_be_int8(layer) && self.is_quantised(place(&layer.weight), &[x]) {
             let x = self.quantised_activation(x);
             let scales = weight_scales(&layer.weight, Layout::Transposed);
             let weight = self.quantised_weight(&layer.weight, Layout::Transposed, &scales);
             return (x, weight);
         }
         (x.clone(), self.weight(&layer.weight, Layout::Transposed))
+    }
+
+    /// A linear layer as ONNX Runtime's own operator, which else is left to its fusion; `None` where the layer is not
+    /// one in 8 bits.
+    pub(super) fn explicit_linear(&mut self, x: &Value, layer: &Linear) -> Option<Value> {
+        let Precision::Int8(recipe) = &self.precision else { return None };
+        let place = place(&layer.weight);
+        if !may_be_int8(layer) || !recipe.choice.takes(&place) {
+            return None;
+        }
+        self.is_quantised(place, &[x]);
+        let (x, params) = self.activation_integers(x);
+        let [x_scale, x_zero] = self.scale_and_zero(params);
+        let scales = weight_scales(&layer.weight, Layout::Transposed);
+        let [weight, scale, _] = self.weight_integers(&layer.weight, Layout::Transposed, &scales);
+        let mut shape = x.shape.clone();
+        shape[x.rank() - 1] = scales.len();
+        self.note_work(shape.iter().product::<usize>() * weight.shape[0]);
+        let operands = [&x, &weight, &x_scale, &scale, &x_zero];
+        Some(self.node("MatMulIntegerToFloat", &operands, vec![], &shape, Dtype::F32))
     }
 
     /// A convolution in the form that this graph gives it.
@@ -213,24 +237,27 @@ impl GraphBuilder {
     /// A float tensor as it is after quantisation. It is quantised once however many layers read it, and each reads
     /// it through a `DequantizeLinear` of its own: a shared one is not fused.
     fn quantised_activation(&mut self, x: &Value) -> Value {
-        match self.quantised.get(&x.name) {
-            Some((integers, params)) => {
-                let (integers, params) = (integers.clone(), *params);
-                self.dequantised(&integers, params)
-            }
-            None => self.through_8_bits(x),
-        }
+        let (integers, params) = self.activation_integers(x);
+        self.dequantised(&integers, params)
     }
 
-    fn through_8_bits(&mut self, x: &Value) -> Value {
+    /// A tensor's integers, made once.
+    fn activation_integers(&mut self, x: &Value) -> (Value, Params) {
+        if let Some(made) = self.quantised.get(&x.name) {
+            return made.clone();
+        }
         let params = self.params_of(x);
         let [scale, zero] = self.scale_and_zero(params);
         let integers = self.node("QuantizeLinear", &[x, &scale, &zero], vec![], &x.shape, Dtype::U8);
+        self.quantised.insert(x.name.clone(), (integers.clone(), params));
+        (integers, params)
+    }
+
+    fn through_8_bits(&mut self, x: &Value) -> Value {
+        let (integers, params) = self.activation_integers(x);
         let back = self.dequantised(&integers, params);
         // Who reads the result reads these very integers, and need not quantise again.
-        for name in [&x.name, &back.name] {
-            self.quantised.insert(name.clone(), (integers.clone(), params));
-        }
+        self.quantised.insert(back.name.clone(), (integers, params));
         back
     }
 
@@ -263,14 +290,18 @@ impl GraphBuilder {
 
     /// A weight as it is after quantisation.
     fn quantised_weight(&mut self, weight: &Weight, layout: Layout, scales: &[f32]) -> Value {
-        let (shape, axis) = (layout.shape(weight), layout.output_axis());
-        let name = format!("{} int8", weight.name());
-        let scale = self.table(&format!("{name} scale"), &[scales.len()], scales.to_vec());
-        let zeros = Constant::I8(vec![0; scales.len()]);
-        let zero = self.constant(format!("{name} zero"), &[scales.len()], zeros);
-        let integers = self.constant(name, &shape, Constant::Int8(weight.clone(), layout));
-        let axis = int("axis", axis as i64);
-        self.node("DequantizeLinear", &[&integers, &scale, &zero], vec![axis], &shape, Dtype::F32)
+        let [integers, scale, zero] = self.weight_integers(weight, layout, scales);
+        let axis = int("axis", layout.output_axis() as i64);
+        self.node("DequantizeLinear", &[&integers, &scale, &zero], vec![axis], integers.shape(), Dtype::F32)
+    }
+
+    /// A weight's integers, and scales and zero points of its outputs.
+    fn weight_integers(&mut self, weight: &Weight, layout: Layout, scales: &[f32]) -> [Value; 3] {
+        let (name, len) = (format!("{} int8", weight.name()), scales.len());
+        let scale = self.table(&format!("{name} scale"), &[len], scales.to_vec());
+        let zero = self.constant(format!("{name} zero"), &[len], Constant::I8(vec![0; len]));
+        let integers = self.constant(name, &layout.shape(weight), Constant::Int8(weight.clone(), layout));
+        [integers, scale, zero]
     }
 
     /// A bias in the accumulator's unit: activation scale times weight scale.
