@@ -50,10 +50,14 @@ impl Bench {
     }
 
     fn of(random: &RandomCheckpoint) -> Self {
+        Self::with(random, Options::default())
+    }
+
+    fn with(random: &RandomCheckpoint, options: Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
         random.write(folder.path()).unwrap();
         let opened = Checkpoint::open(folder.path()).unwrap();
-        let options = Options { steps: Some(2), ..Options::default() };
+        let options = Options { steps: Some(2), ..options };
         let plan = Plan::new(&opened, &options).unwrap();
         Self { folder, checkpoint: opened, plan }
     }
@@ -104,6 +108,21 @@ fn eight_bits_agree_with_float_in_motion() {
     }
     // Four outputs, and a bias.
     assert!(!record.layers.iter().any(|layer| layer.contains("blend.2") || layer.contains("motion.linear")));
+}
+
+/// Clips of three frames make whole columns of keys, clips of two have spare ones.
+#[test]
+fn eight_bits_agree_with_float_in_attention() {
+    let mut random = checkpoint();
+    random.transformer.num_key_value_heads = random.transformer.num_attention_heads;
+    for (clip, guidance) in [(TINY.clip, 1.0), (TINY.clip - 1, 1.0), (TINY.clip - 1, 1.5)] {
+        let options = Options { clip: Some(clip), guidance: Some(guidance), ..Options::default() };
+        let record = agrees(&Bench::with(&random, options));
+        for product in ["scores", "mix"] {
+            let layer = format!("denoise: llm.layers.1.self_attn.{product}");
+            assert!(record.layers.contains(&layer), "{layer} is not in {:?}", record.layers);
+        }
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "tests say what they measured")]

@@ -69,7 +69,8 @@ impl Rows {
         let spare_bias = if spare == 0 {
             bias.clone()
         } else {
-            let table = g.table("bias of spare keys", &[1, 1, 1, spare], vec![SPARE; spare]);
+            let table =
+                g.table(&format!("bias of {spare} spare keys"), &[1, 1, 1, spare], vec![SPARE; spare]);
             let table = g.expand(&table, &[bias.size(0), 1, bias.size(2), spare]);
             g.concat(&[bias, &table], 3)
         };
