@@ -143,7 +143,7 @@ struct Tokens<'a> {
 struct Biases {
     /// Over history and clip, (B, 1, T or 1, C * L + N * L).
     with_history: Value,
-    /// The same by rows.
+    /// The same by rows, for attention in integers.
     by_rows: Vec<Rows>,
     /// Over the clip, (T, N * L), where anything is hidden.
     clip_alone: Option<Value>,
@@ -153,12 +153,16 @@ impl ClipAttention {
     /// Of the tokens before frames' own, `heads`, and of those: `clip` hides only from the first.
     fn biases(&self, g: &mut GraphBuilder, clip: &Value, heads: usize) -> Biases {
         let tokens = clip.size(0);
-        // They come first and see none of the frames' own.
-        let head_bias = g.slice(clip, 0, 0..heads);
-        let head_bias = g.slice(&head_bias, 1, 0..heads);
-        let biases = [joint_bias(g, &self.memory, &head_bias), self.open_bias(g, tokens)];
-        let by_rows = [0..heads, heads..tokens].into_iter().zip(&biases);
-        let by_rows = by_rows.map(|(range, bias)| Rows::new(g, &self.memory, range, bias)).collect();
+        let by_rows = if self.integers.is_some() {
+            // They come first and see none of the frames' own.
+            let head_bias = g.slice(clip, 0, 0..heads);
+            let head_bias = g.slice(&head_bias, 1, 0..heads);
+            let biases = [joint_bias(g, &self.memory, &head_bias), self.open_bias(g, tokens)];
+            let by_rows = [0..heads, heads..tokens].into_iter().zip(&biases);
+            by_rows.map(|(range, bias)| Rows::new(g, &self.memory, range, bias)).collect()
+        } else {
+            vec![]
+        };
         let with_history = joint_bias(g, &self.memory, clip);
         Biases { with_history, by_rows, clip_alone: Some(clip.clone()) }
     }
@@ -192,7 +196,9 @@ impl ClipAttention {
         let positions = frame_tokens(g, &self.rotation.positions, 1, geometry);
         let rotation = Rotation { positions, ..self.rotation.clone() };
         let bias = self.open_bias(g, h.size(1));
-        let by_rows = vec![Rows::new(g, &self.memory, 0..of_frames.size(1), &bias)];
+        let whole = 0..of_frames.size(1);
+        let by_rows =
+            self.integers.iter().map(|_| Rows::new(g, &self.memory, whole.clone(), &bias)).collect();
         let biases = Biases { with_history: bias, by_rows, clip_alone: None };
         let tokens = Tokens { layer, asking: &of_frames, all: &h, rotation: &rotation };
         let mixed = self.attend(g, i, &tokens, &biases);
