@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process;
 
-/// A line on standard output, with the arguments of `println!`; see [`line`].
+/// A line on standard output, with the arguments of `println!`; see [`line()`].
 #[macro_export]
 macro_rules! say {
     ($($text:tt)*) => { $crate::console::line(::std::format_args!($($text)*)) };
