@@ -27,7 +27,7 @@ pub struct StepsPoint {
     pub ssim: f64,
     /// Gradient energy over that of what came, in the moving area.
     pub sharpness: f64,
-    /// Fréchet distance of moving latent cells between all draws and what came.
+    /// Fréchet distance of moving latent cells between the pictures of all draws and those that came.
     pub frechet: f64,
     /// Standard deviation between the draws of a clip, in latents of moving cells.
     pub spread: f64,
@@ -59,8 +59,9 @@ pub struct StepsCurve {
 /// How the realism of a curve is measured, for readers of a report.
 pub const DEFINITION: &str = "\
 Features are vectors of 2c numbers, one for each latent cell of which at least half the pixels move: the cell's c \
-channels, and their change since the last frame seen. The Fréchet distance is that of two Gaussians with the means and \
-covariances of predicted and of real cells (0: as real; the autoencoder is frozen and the same for all). Spread is the \
+channels, and their change since the last frame seen, of pictures as they are shown, encoded again. The Fréchet distance \
+is that of two Gaussians with the means and covariances of predicted and of real cells (0: as real; the encoder is the \
+same for all). Spread is the \
 standard deviation between draws of one clip, error the root mean square distance of their mean to what came, both over \
 the same cells; calibration is spread x sqrt(1 + 1/draws) / error, 1 for draws that could as well be what came. PSNR, \
 SSIM and sharpness are of the first draw.";
@@ -187,22 +188,27 @@ impl Prepared {
     }
 
     fn measure(&self, predictor: &mut Predictor, draws: &[Latents], gathered: &mut Gathered) -> Result<()> {
-        if let Some(first) = draws.first() {
-            for (came, picture) in self.came.iter().zip(predictor.render(first)?) {
-                gathered.scores.push(Truth::new(came, &self.last)?.score(&picture)?);
+        let mut shown = Vec::new();
+        for (index, draw) in draws.iter().enumerate() {
+            let pictures = predictor.render(draw)?;
+            if index == 0 {
+                for (came, picture) in self.came.iter().zip(&pictures) {
+                    gathered.scores.push(Truth::new(came, &self.last)?.score(picture)?);
+                }
             }
+            shown.push(encode(predictor, &pictures)?);
         }
-        for draw in draws {
+        for draw in &shown {
             self.gather(draw, &mut gathered.features);
         }
         for (frame, row, column) in self.moving_cells() {
             for channel in 0..self.last_latent.dim().0 {
                 let at = [frame, channel, row, column];
-                let values = draws.iter().map(|draw| f64::from(draw[at]));
-                let mean = values.clone().sum::<f64>() / draws.len() as f64;
+                let values = shown.iter().map(|draw| f64::from(draw[at]));
+                let mean = values.clone().sum::<f64>() / shown.len() as f64;
                 // One draw has no spread: 0 / 0 says so.
                 let squares = values.map(|value| (value - mean).powi(2)).sum::<f64>();
-                gathered.variance.push(squares / (draws.len() - 1) as f64);
+                gathered.variance.push(squares / (shown.len() - 1) as f64);
                 gathered.squared_error.push((mean - f64::from(self.came_latents[at])).powi(2));
             }
         }

@@ -8,24 +8,22 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use nextclip_core::Motion;
 use nextclip_core::checkpoint::Trained;
-use nextclip_core::{Geometry, Motion, sampler};
-use nextclip_scenes::Trace;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand::RngExt;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint;
-use crate::compositing::source_error;
 use crate::fit::{Course, fit};
-use crate::footage::{self, Origin};
+use crate::footage::Origin;
 use crate::gradients;
 use crate::model::Model;
 use crate::params::Params;
-use crate::pool::{Pool, Wanted};
-use crate::train_predictor::{HISTORY_T_MIN, is_motions, noised, shortest};
+use crate::pool::Pool;
+use crate::train_predictor::{is_motions, noised};
 use crate::vae::Vae;
 use crate::validation::Validation;
+use crate::windows::{Noise, Window, Windows, log_mse};
 
 /// What the user chose.
 #[derive(Clone, Debug)]
@@ -42,16 +40,10 @@ pub struct Plan {
     pub lora: Option<i64>,
     /// Sizes of the motion that a checkpoint without gets.
     pub motion: Option<Motion>,
-    /// Windows a step.
-    pub batch: usize,
-    /// Clips of generated scenes held in memory, where they are a source.
-    pub pool: usize,
+    /// How windows are drawn.
+    pub windows: Windows,
     /// Share of windows at t = 0, where a one-step sampler stands.
     pub pure_noise: f64,
-    /// Share of windows whose history ends with the model's own prediction, where the footage is long enough.
-    pub own_past: f64,
-    /// Seed of everything random.
-    pub seed: u64,
     /// Arithmetic of a step.
     pub compute: Kind,
     /// Where tensors live.
@@ -86,10 +78,10 @@ pub fn run(plan: &Plan) -> Result<()> {
     );
     let model = Model { config, vae: vae_config, geometry: trained.geometry, motion, device: plan.device };
 
-    let mut params = Params::new(&model.specs(), plan.seed, plan.compute, plan.device);
+    let mut params = Params::new(&model.specs(), plan.windows.seed, plan.compute, plan.device);
     params.assign_but_new(&checkpoint::load_transformer(&plan.checkpoint)?, is_motions)?;
     if let Some(rank) = plan.lora {
-        params.add_lora(rank, plan.seed);
+        params.add_lora(rank, plan.windows.seed);
     }
     let mut params = train(plan, &model, params.union(vae))?;
     params.merge_lora();
@@ -105,144 +97,46 @@ pub fn run(plan: &Plan) -> Result<()> {
     checkpoint::save_vae(&plan.out, &model.vae, &vae, Kind::Half)
 }
 
-fn is_encoders(name: &str) -> bool {
+pub(crate) fn is_encoders(name: &str) -> bool {
     name.starts_with("encoder.") || name.starts_with("quant_conv.")
 }
 
-fn is_autoencoders(name: &str) -> bool {
+pub(crate) fn is_autoencoders(name: &str) -> bool {
     is_encoders(name) || name.starts_with("decoder.") || name.starts_with("post_quant_conv.")
 }
 
 fn train(plan: &Plan, model: &Model, mut params: Params) -> Result<Params> {
     params.freeze_unless(|name| !is_encoders(name));
-    let Geometry { history, clip, .. } = model.geometry;
-    let wanted = Wanted {
-        scenes: plan.pool,
-        frames: history + 2 * clip,
-        shortest: shortest(&model.geometry),
-        motion: None,
-    };
-    let pool = Pool::of_pictures(&plan.origins, &model.geometry, &wanted)?;
+    let pool = Pool::of_pictures(&plan.origins, &model.geometry, &plan.windows.wanted(&model.geometry))?;
     let vae = Vae::new(&model.vae, &params);
-    let validation = Validation::new(&plan.origins, model, plan.seed, &vae)?;
+    let validation = Validation::new(&plan.origins, model, plan.windows.seed, &vae)?;
     let gradients = |params: &Params, step| {
-        let windows = Window::draw(plan, model, &pool, step);
-        gradients::of_parts(params, windows, |params, window| window.loss(plan, model, params))
+        let windows = plan.windows.draw(model, &pool, step);
+        gradients::of_parts(params, windows, |params, window| loss(window, plan, model, params))
     };
     let validate = |params: &Params| Ok(validation.gain_db(&model.with(params, params)?));
     fit("finetune", &plan.course, params, gradients, validate)
 }
 
-/// Successive pictures of one film, and what is random about them.
-#[derive(Debug)]
-struct Window<'a> {
-    /// (F, H, W, 3)
-    pictures: Tensor,
-    /// Where things are in these pictures, where that is known.
-    traces: Option<Vec<&'a Trace>>,
-    /// Whether the pictures are left for right.
-    mirrored: bool,
-    /// Whether the first N frames to come are predicted, and those after them learned from.
-    onward: bool,
-    rng: ChaCha8Rng,
-    seed: u64,
-    stream: u64,
-}
+/// Sum of the logarithms of mean squared errors, each frame with equal weight: a decibel of a quiet frame counts as much
+/// as one of a lively frame.
+fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> Result<Tensor> {
+    let model_at_work = model.with(params, params)?;
+    let start = window.start(&model_at_work, &model.geometry);
+    let x1 = start.x1();
+    let time = if window.rng.random_bool(plan.pure_noise) { 0.0 } else { window.rng.random::<f32>() };
+    let t = Tensor::full(&x1.size()[..2], f64::from(time), (Kind::Float, plan.device));
+    let z = noised(&x1, &window.noise(&x1, Noise::Clip), &t);
+    let estimate = model_at_work.estimate(&start.past, &z, time);
+    let pictures = model_at_work.pictures(&estimate, &start.last);
+    let truth = start.truth();
 
-impl<'a> Window<'a> {
-    /// The windows of step `step`; the same for the same seed, whatever ran before.
-    fn draw(plan: &Plan, model: &Model, pool: &'a Pool, step: u64) -> Vec<Self> {
-        let Geometry { history, clip, .. } = model.geometry;
-        let window = |index: u64| {
-            let stream = step * plan.batch as u64 + index;
-            let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0x9011_5b1e);
-            rng.set_stream(stream);
-            let wanted = history + if rng.random_bool(plan.own_past) { 2 * clip } else { clip };
-            let drawn = pool.draw(&mut rng, 1, wanted, 1).remove(0);
-            let found = drawn.frames.size()[0] as usize;
-            let onward = found == history + 2 * clip;
-            let frames = if onward { found } else { found.min(history + clip) };
-            let mirrored = rng.random();
-            let pictures = drawn.frames.narrow(0, 0, frames as i64).to_device(plan.device);
-            let pictures = if mirrored { pictures.flip([2]) } else { pictures };
-            let traces = drawn.traces.map(|mut traces| {
-                traces.truncate(frames);
-                traces
-            });
-            Self { pictures, traces, mirrored, onward, rng, seed: plan.seed, stream }
-        };
-        (0..plan.batch as u64).map(window).collect()
-    }
-
-    /// Where the pixels of the last `clip` frames were in the last frame before them, (1, N, 2, H, W), x then y in pixels,
-    /// where that is known.
-    fn sources(&self, clip: usize) -> Option<Tensor> {
-        let traces = self.traces.as_ref()?;
-        let (past, future) = traces.split_at(traces.len() - clip);
-        let sources = footage::sources(past[past.len() - 1], future);
-        let sources = if self.mirrored {
-            sources.flip([3]) * Tensor::from_slice(&[-1.0_f32, 1.0]).reshape([1, 2, 1, 1])
-        } else {
-            sources
-        };
-        Some(sources.unsqueeze(0).to_device(self.pictures.device()))
-    }
-
-    /// Sum of the logarithms of mean squared errors, each frame with equal weight: a decibel of a quiet frame counts
-    /// as much as one of a lively frame.
-    fn loss(mut self, plan: &Plan, model: &Model, params: &Params) -> Result<Tensor> {
-        let model_at_work = model.with(params, params)?;
-        let (most, clip) = (model.geometry.history as i64, model.geometry.clip as i64);
-        let frames = footage::normalised(&self.pictures);
-        let count = frames.size()[0];
-        let all = tch::no_grad(|| model_at_work.see(&frames));
-        let latents = &all.latents; // (1, F, c, h, w)
-        let seen = count - if self.onward { 2 * clip } else { clip };
-
-        let mut past = all.narrow(0, seen);
-        let mut last = frames.narrow(0, seen - 1, 1).unsqueeze(0); // (1, 1, 3, H, W)
-        if self.onward {
-            let noise = self.noise(&latents.narrow(1, seen, clip), 2);
-            (past, last) = tch::no_grad(|| model_at_work.continued(&past, &last, &noise));
-            past = past.narrow((seen + clip - most).max(0), (seen + clip).min(most));
-        }
-        let history = past.latents.size()[1];
-        let t_in: Vec<f32> =
-            (0..history).map(|_| self.rng.random_range(HISTORY_T_MIN..=1.0) as f32).collect();
-        let t_in = Tensor::from_slice(&t_in).unsqueeze(0).to_device(plan.device);
-        past.latents = noised(&past.latents, &self.noise(&past.latents, 1), &t_in);
-
-        let x1 = latents.narrow(1, count - clip, clip);
-        let time = if self.rng.random_bool(plan.pure_noise) { 0.0 } else { self.rng.random::<f32>() };
-        let t = Tensor::full([1, clip], f64::from(time), (Kind::Float, plan.device));
-        let z = noised(&x1, &self.noise(&x1, 0), &t);
-        let estimate = model_at_work.estimate(&past, &z, time);
-        let pictures = model_at_work.pictures(&estimate, &last);
-        let truth = frames.narrow(0, count - clip, clip);
-
-        // One real frame is rebuilt beside the predicted ones.
-        let real = self.rng.random_range(count - clip..count);
-        let rebuilt = model_at_work.vae.decode(&latents.get(0).narrow(0, real, 1));
-        let moved = match &pictures.sources {
-            Some(sources) => self.sources(model.geometry.clip).map(|truth| source_error(sources, &truth)),
-            None => None,
-        };
-        let moved = moved.unwrap_or_else(|| Tensor::zeros([], (Kind::Float, plan.device))) * MOTION_WEIGHT;
-        Ok(moved
-            + log_mse(&(pictures.shown.squeeze_dim(0) - &truth), PIXEL_FLOOR)
-            + log_mse(&(pictures.decoded.squeeze_dim(0) - truth), PIXEL_FLOOR) * DECODER_WEIGHT
-            + log_mse(&(estimate.x1 - x1).squeeze_dim(0), LATENT_FLOOR) * LATENT_WEIGHT
-            + log_mse(&(rebuilt - frames.narrow(0, real, 1)), PIXEL_FLOOR) * RECONSTRUCTION_WEIGHT)
-    }
-
-    fn noise(&self, like: &Tensor, purpose: u64) -> Tensor {
-        let values = sampler::noise(self.seed, 3 * self.stream + purpose, like.numel());
-        Tensor::from_slice(&values).reshape(like.size()).to_device(like.device())
-    }
-}
-
-/// Mean over frames (n, c, h, w) of the logarithm of their mean square plus `floor`.
-fn log_mse(difference: &Tensor, floor: f64) -> Tensor {
-    let mse = difference.square().mean_dim([1_i64, 2, 3].as_slice(), false, Kind::Float);
-    (mse + floor).log().mean(Kind::Float)
+    // One real frame is rebuilt beside the predicted ones.
+    let real = window.rng.random_range(0..truth.size()[0]);
+    let rebuilt = model_at_work.vae.decode(&x1.get(0).narrow(0, real, 1));
+    Ok(window.motion_loss(&model_at_work, &estimate, &pictures) * MOTION_WEIGHT
+        + log_mse(&(pictures.shown.squeeze_dim(0) - &truth), PIXEL_FLOOR)
+        + log_mse(&(pictures.decoded.squeeze_dim(0) - &truth), PIXEL_FLOOR) * DECODER_WEIGHT
+        + log_mse(&(estimate.x1 - &x1).squeeze_dim(0), LATENT_FLOOR) * LATENT_WEIGHT
+        + log_mse(&(rebuilt - truth.narrow(0, real, 1)), PIXEL_FLOOR) * RECONSTRUCTION_WEIGHT)
 }

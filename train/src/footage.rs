@@ -105,15 +105,25 @@ pub fn scene_traces(part: Split, seed: u64, geometry: &Geometry, shortest: usize
     nextclip_scenes::traces(part, seed, width, height, SCENE_CLIP_FRAMES.max(shortest), interval_s)
 }
 
-/// Where every `stride`-th pixel of `from` is at the moments `to`, (n, 2, H / stride, W / stride), x then y in pixels; NaN
-/// where nobody can see it.
-pub fn displacements(from: &Trace, to: &[&Trace], stride: usize) -> Tensor {
-    Tensor::stack(&to.iter().map(|to| displacement(from, to, stride)).collect::<Vec<_>>(), 0)
-}
-
 /// Where the pixels of `later` moments were at the moment `last`, (n, 2, H, W); the same of NaN.
 pub fn sources(last: &Trace, later: &[&Trace]) -> Tensor {
     Tensor::stack(&later.iter().map(|later| displacement(later, last, 1)).collect::<Vec<_>>(), 0)
+}
+
+/// Every so many pixels, along both axes, a point is followed.
+pub(crate) const POINT_STRIDE: usize = 4;
+
+/// Where points of each of the first `history` moments are at the `clip` moments after it, (history, clip, 2, rows,
+/// columns), x then y in pixels; NaN where that is not known, as at moments beyond the last.
+pub fn ways(moments: &[&Trace], history: usize, clip: usize) -> Tensor {
+    let of_moment = |from: usize| {
+        let later = &moments[from + 1..moments.len().min(from + 1 + clip)];
+        let nowhere = || displacement(moments[from], moments[from], POINT_STRIDE) * f64::NAN;
+        let found = later.iter().map(|to| displacement(moments[from], to, POINT_STRIDE));
+        let all: Vec<Tensor> = found.chain((later.len()..clip).map(|_| nowhere())).collect();
+        Tensor::stack(&all, 0)
+    };
+    Tensor::stack(&(0..history).map(of_moment).collect::<Vec<_>>(), 0)
 }
 
 fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {

@@ -1,14 +1,16 @@
 //! Trains next-clip-diffusion checkpoints: a small AutoencoderKL, then the decoder transformer on its
 //! latents, saved in the layout of the published model.
 //!
-//! [`train_vae`] and [`train_predictor`] are the two runs, [`finetune`] is both on one camera's footage; [`checkpoint`] writes what they made. All
-//! randomness of a step follows from the seed and the step's number, so a resumed run is the unbroken one.
+//! [`train_vae`] and [`train_predictor`] are the two runs, [`finetune`] is both together on pictures, also on one
+//! camera's, [`distill`] makes a sharp few-step student; [`checkpoint`] writes what they made. All randomness of a step follows from the seed and the step's number, so a resumed run is the unbroken one.
 
 mod attention;
 pub mod checkpoint;
 pub mod compositing;
 pub mod costs;
+pub mod critic;
 mod curve;
+pub mod distill;
 pub mod finetune;
 pub mod fit;
 pub mod footage;
@@ -23,3 +25,4 @@ pub mod train_vae;
 pub mod transformer;
 pub mod vae;
 mod validation;
+pub mod windows;

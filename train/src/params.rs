@@ -83,6 +83,12 @@ impl Params {
         Self { tensors: tensors.collect(), compute: self.compute }
     }
 
+    /// The same tensors, which no gradient reaches.
+    pub fn frozen(&self) -> Self {
+        let tensors = self.iter().map(|(name, tensor)| (name.to_owned(), tensor.detach()));
+        Self { tensors: tensors.collect(), compute: self.compute }
+    }
+
     /// The root scope: names as they are in the checkpoint.
     pub fn root(&self) -> Scope<'_> {
         Scope { params: self, prefix: String::new() }

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 use crate::checkpoint;
 use crate::compositing::motion_error;
 use crate::fit::{Course, fit};
-use crate::footage::{self, Origin};
+use crate::footage::{self, Origin, POINT_STRIDE};
 use crate::gradients;
 use crate::model::Model;
 use crate::params::Params;
@@ -61,8 +61,6 @@ pub struct Plan {
 
 /// Weight of the motion's error, log(1 + pixels), beside the latents' mean square.
 const MOTION_WEIGHT: f64 = 0.3;
-/// Every so many pixels, along both axes, a point is followed.
-const POINT_STRIDE: usize = 4;
 /// History is trained slightly noised: its timestep is uniform from here to 1.
 pub(crate) const HISTORY_T_MIN: f64 = 0.9;
 /// Frames that a window holds before its last clip, at the least, where the footage is shorter than a window.
@@ -173,20 +171,11 @@ impl<'a> Part<'a> {
     /// pixels; NaN where that is not known.
     fn moved(&self, history: usize, plan: &Plan) -> Tensor {
         let Geometry { height, width, clip, .. } = plan.geometry;
-        let (rows, columns) = ((height / POINT_STRIDE) as i64, (width / POINT_STRIDE) as i64);
-        let nowhere = Tensor::full([1, 2, rows, columns], f64::NAN, (Kind::Float, Device::Cpu));
-        let of_frame = |traces: &[&Trace]| {
-            let known = &traces[1..traces.len().min(1 + clip)];
-            let mut found: Vec<Tensor> =
-                known.iter().map(|to| footage::displacements(traces[0], &[to], POINT_STRIDE)).collect();
-            found.resize_with(clip, || nowhere.shallow_clone());
-            Tensor::cat(&found, 0)
-        };
+        let shape = [history, clip, 2, height / POINT_STRIDE, width / POINT_STRIDE].map(|side| side as i64);
+        let unknown = || Tensor::full(shape, f64::NAN, (Kind::Float, Device::Cpu));
         let of_window = |traces: &Option<Vec<&Trace>>| match traces {
-            Some(traces) => {
-                Tensor::stack(&(0..history).map(|frame| of_frame(&traces[frame..])).collect::<Vec<_>>(), 0)
-            }
-            None => nowhere.expand([history as i64, clip as i64, 2, rows, columns], false),
+            Some(traces) => footage::ways(traces, history, clip),
+            None => unknown(),
         };
         Tensor::stack(&self.traces.iter().map(of_window).collect::<Vec<_>>(), 0).to_device(plan.device)
     }

@@ -13,6 +13,7 @@ use nextclip_train::fit::Course;
 use nextclip_train::footage::{Origin, What};
 use nextclip_train::optim::Schedule;
 use nextclip_train::params::{Params, load_tensors};
+use nextclip_train::windows::Windows;
 use nextclip_train::{checkpoint, finetune, transformer, vae};
 use tch::{Device, Kind};
 
@@ -57,11 +58,8 @@ fn plan(dir: &Path, out: &str, lora: Option<i64>) -> finetune::Plan {
         },
         lora,
         motion: None,
-        batch: 2,
-        pool: 4,
+        windows: Windows { batch: 2, own_past: 0.5, pool: 4, seed: 1 },
         pure_noise: 0.5,
-        own_past: 0.5,
-        seed: 1,
         compute: Kind::Float,
         device: Device::Cpu,
     }

@@ -1,0 +1,145 @@
+//! Trains a student that draws sharp clips in a few steps.
+//!
+//! One step of a model that estimates the clean clip gives the mean of what may come, and a mean of shapes is no shape.
+//! The student starts as its teacher and learns besides to pass a critic, which compares the pictures that it would show
+//! with those that came (adversarial distillation, with the pairing loss of Jolicoeur-Martineau 2018). It meets in
+//! training what it meets at work: points of its own few-step trajectories.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use nextclip_core::checkpoint::Trained;
+use nextclip_core::sampler::{TimeGrid, step_fraction};
+use rand::RngExt;
+use tch::{Device, Kind, Tensor};
+
+use crate::checkpoint;
+use crate::critic::{self, Critic, is_critics};
+use crate::finetune::{is_autoencoders, is_encoders};
+use crate::fit::{Course, fit};
+use crate::footage::Origin;
+use crate::gradients;
+use crate::model::{AtWork, Model, Past};
+use crate::params::Params;
+use crate::pool::Pool;
+use crate::vae::Vae;
+use crate::validation::Validation;
+use crate::windows::{Noise, Window, Windows, log_mse};
+
+/// What the user chose.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Length, pace and run folder.
+    pub course: Course,
+    /// The teacher's checkpoint, which the student starts as.
+    pub checkpoint: PathBuf,
+    /// Where the student's checkpoint is written; the folder's name is the model's.
+    pub out: PathBuf,
+    /// Sources, drawn by their weights.
+    pub origins: Vec<Origin>,
+    /// How windows are drawn.
+    pub windows: Windows,
+    /// Numbers of denoising steps that the student is made for, each as often as the others.
+    pub steps: Vec<usize>,
+    /// Weight of nearness to what came beside the critic's word: less is sharper and further off.
+    pub nearness: f64,
+    /// Arithmetic of a training step.
+    pub compute: Kind,
+    /// Where tensors live.
+    pub device: Device,
+}
+
+/// Weight of the latents' nearness: the next step of the sampler starts from them.
+const LATENT_WEIGHT: f64 = 0.3;
+/// Weight of the motion's distance from the true one.
+const MOTION_WEIGHT: f64 = 0.5;
+/// See [`crate::finetune`].
+const PIXEL_FLOOR: f64 = 4e-4;
+const LATENT_FLOOR: f64 = 0.02;
+
+/// Distils, or goes on, and writes the student's checkpoint.
+pub fn run(plan: &Plan) -> Result<()> {
+    let name = plan.out.file_name().context("the checkpoint's folder needs a name")?;
+    ensure!(
+        !plan.steps.is_empty() && plan.steps.iter().all(|&steps| steps > 0),
+        "the student's numbers of denoising steps are {:?}, must be 1 or more",
+        plan.steps
+    );
+    let (config, trained) = checkpoint::load_transformer_config(&plan.checkpoint)?;
+    let (vae_config, vae) = checkpoint::load_vae(&plan.checkpoint, plan.compute, plan.device)?;
+    let (geometry, motion) = (trained.geometry, trained.motion);
+    let model = Model { config, vae: vae_config, geometry, motion, device: plan.device };
+
+    let new = |specs: &[_]| Params::new(specs, plan.windows.seed, plan.compute, plan.device);
+    let mut transformer = new(&model.specs());
+    transformer.assign(&checkpoint::load_transformer(&plan.checkpoint)?)?;
+    let mut params = transformer.union(vae).union(new(&critic::specs(&geometry)));
+    params.freeze_unless(|name| !is_encoders(name));
+
+    let (_, params) = train(plan, &model, params)?.partition(is_critics);
+    let (vae, transformer) = params.partition(is_autoencoders);
+    let trained = Trained {
+        name: name.to_string_lossy().into_owned(),
+        steps: trained.steps + plan.course.steps,
+        ..trained
+    };
+    checkpoint::save_transformer(&plan.out, &model.config, trained, &transformer, Kind::Half)?;
+    checkpoint::save_vae(&plan.out, &model.vae, &vae, Kind::Half)
+}
+
+fn train(plan: &Plan, model: &Model, params: Params) -> Result<Params> {
+    let pool = Pool::of_pictures(&plan.origins, &model.geometry, &plan.windows.wanted(&model.geometry))?;
+    let validation = {
+        let vae = Vae::new(&model.vae, &params);
+        Validation::new(&plan.origins, model, plan.windows.seed, &vae)?
+    };
+    let gradients = |params: &Params, step| {
+        let windows = plan.windows.draw(model, &pool, step);
+        gradients::of_parts(params, windows, |params, window| loss(window, plan, model, params))
+    };
+    let validate = |params: &Params| Ok(validation.gain_db(&model.with(params, params)?));
+    fit("distill", &plan.course, params, gradients, validate)
+}
+
+/// What the student and its critic learn from, each from its own part: the critic sees detached pictures, the student
+/// a frozen critic.
+fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> Result<Tensor> {
+    let student = model.with(params, params)?;
+    let start = window.start(&student, &model.geometry);
+    let x1 = start.x1();
+    let steps = plan.steps[window.rng.random_range(0..plan.steps.len())];
+    let at = window.rng.random_range(0..steps);
+    let noise = window.noise(&x1, Noise::Clip);
+    let (z, time) =
+        tch::no_grad(|| on_the_way(&student, &start.past, noise, &TimeGrid::new(steps, 1.0)?, at))?;
+    let estimate = student.estimate(&start.past, &z, time);
+    let pictures = student.pictures(&estimate, &start.last);
+    let came = start.truth().unsqueeze(0);
+
+    let frozen = params.frozen();
+    let lost = Critic::new(&frozen).lost(&start.last, &came, &pictures.shown);
+    let disturbance = window.noise(&came, Noise::Critic);
+    let judged = Critic::new(params).loss(&start.last, &came, &pictures.shown.detach(), &disturbance);
+    Ok(lost
+        + judged
+        + window.motion_loss(&student, &estimate, &pictures) * MOTION_WEIGHT
+        + log_mse(&(pictures.shown - &came).squeeze_dim(0), PIXEL_FLOOR) * plan.nearness
+        + log_mse(&(estimate.x1 - &x1).squeeze_dim(0), LATENT_FLOOR) * LATENT_WEIGHT)
+}
+
+/// Where the student's sampler stands after `done` steps from `noise`, and the time there.
+fn on_the_way(
+    student: &AtWork<'_>,
+    past: &Past,
+    noise: Tensor,
+    grid: &TimeGrid,
+    done: usize,
+) -> Result<(Tensor, f32)> {
+    let (mut z, mut time) = (noise, 0.0);
+    for (t, t_next) in grid.steps().take(done) {
+        let x1 = student.estimate(past, &z, t).x1;
+        z = &z + (x1 - &z) * f64::from(step_fraction(t, t_next));
+        time = t_next;
+    }
+    Ok((z, time))
+}

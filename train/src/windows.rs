@@ -1,0 +1,195 @@
+//! Windows of pictures: what the runs learn from that train predictor and decoder together.
+
+use nextclip_core::{Geometry, sampler};
+use nextclip_scenes::Trace;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tch::{Kind, Tensor};
+
+use crate::compositing::{motion_error, source_error};
+use crate::footage;
+use crate::model::{AtWork, Model, Past, Pictures};
+use crate::pool::{Pool, Wanted};
+use crate::train_predictor::{HISTORY_T_MIN, noised, shortest};
+use crate::transformer::Estimate;
+
+/// How windows are drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Windows {
+    /// Windows a step.
+    pub batch: usize,
+    /// Share of windows whose history ends with the model's own prediction, where the footage is long enough.
+    pub own_past: f64,
+    /// Clips of generated scenes held in memory, where they are a source.
+    pub pool: usize,
+    /// Seed of everything random.
+    pub seed: u64,
+}
+
+impl Windows {
+    /// What a pool must hold for them.
+    pub(crate) fn wanted(&self, geometry: &Geometry) -> Wanted {
+        Wanted {
+            scenes: self.pool,
+            frames: geometry.history + 2 * geometry.clip,
+            shortest: shortest(geometry),
+            motion: None,
+        }
+    }
+
+    /// The windows of step `step`; the same for the same seed, whatever ran before.
+    pub(crate) fn draw<'a>(&self, model: &Model, pool: &'a Pool, step: u64) -> Vec<Window<'a>> {
+        let first = step * self.batch as u64;
+        (first..first + self.batch as u64).map(|stream| Window::draw(self, model, pool, stream)).collect()
+    }
+}
+
+/// Successive pictures of one film, and what is random about them.
+#[derive(Debug)]
+pub(crate) struct Window<'a> {
+    /// (F, H, W, 3)
+    pictures: Tensor,
+    /// Where things are in these pictures, where that is known.
+    traces: Option<Vec<&'a Trace>>,
+    /// Whether the pictures are left for right.
+    mirrored: bool,
+    /// Whether the first N frames to come are predicted, and those after them learned from.
+    onward: bool,
+    pub(crate) rng: ChaCha8Rng,
+    seed: u64,
+    stream: u64,
+}
+
+/// What a noise is for: each has a stream of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Noise {
+    /// Of the clip that is learned from.
+    Clip,
+    /// Of its history.
+    History,
+    /// Of the clip that the model puts before it.
+    Onward,
+    /// That a critic's pictures are disturbed by.
+    Critic,
+}
+
+/// A window as a model sees it, from where it predicts.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// All of the window's pictures, (F, 3, H, W), in [-1, 1].
+    frames: Tensor,
+    /// Their latents, (1, F, c, h, w).
+    latents: Tensor,
+    /// What is remembered, slightly noised.
+    pub(crate) past: Past,
+    /// The last picture of it, (1, 1, 3, H, W).
+    pub(crate) last: Tensor,
+    clip: i64,
+}
+
+impl Start {
+    /// The pictures that came, (N, 3, H, W).
+    pub(crate) fn truth(&self) -> Tensor {
+        self.frames.narrow(0, self.frames.size()[0] - self.clip, self.clip)
+    }
+
+    /// Their latents, (1, N, c, h, w).
+    pub(crate) fn x1(&self) -> Tensor {
+        self.latents.narrow(1, self.latents.size()[1] - self.clip, self.clip)
+    }
+}
+
+impl<'a> Window<'a> {
+    fn draw(windows: &Windows, model: &Model, pool: &'a Pool, stream: u64) -> Self {
+        let Geometry { history, clip, .. } = model.geometry;
+        let mut rng = ChaCha8Rng::seed_from_u64(windows.seed ^ 0x9011_5b1e);
+        rng.set_stream(stream);
+        let wanted = history + if rng.random_bool(windows.own_past) { 2 * clip } else { clip };
+        let drawn = pool.draw(&mut rng, 1, wanted, 1).remove(0);
+        let found = drawn.frames.size()[0] as usize;
+        let onward = found == history + 2 * clip;
+        let frames = if onward { found } else { found.min(history + clip) };
+        let mirrored = rng.random();
+        let pictures = drawn.frames.narrow(0, 0, frames as i64).to_device(model.device);
+        let pictures = if mirrored { pictures.flip([2]) } else { pictures };
+        let traces = drawn.traces.map(|mut traces| {
+            traces.truncate(frames);
+            traces
+        });
+        Self { pictures, traces, mirrored, onward, rng, seed: windows.seed, stream }
+    }
+
+    /// The window as `model` sees it. Where it goes on from its own prediction, that is made here, without gradients.
+    pub(crate) fn start(&mut self, model: &AtWork<'_>, geometry: &Geometry) -> Start {
+        let (most, clip) = (geometry.history as i64, geometry.clip as i64);
+        let frames = footage::normalised(&self.pictures);
+        let count = frames.size()[0];
+        let all = tch::no_grad(|| model.see(&frames));
+        let seen = count - if self.onward { 2 * clip } else { clip };
+
+        let mut past = all.narrow(0, seen);
+        let mut last = frames.narrow(0, seen - 1, 1).unsqueeze(0);
+        if self.onward {
+            let noise = self.noise(&all.latents.narrow(1, seen, clip), Noise::Onward);
+            (past, last) = tch::no_grad(|| model.continued(&past, &last, &noise));
+            past = past.narrow((seen + clip - most).max(0), (seen + clip).min(most));
+        }
+        let history = past.latents.size()[1];
+        let t_in: Vec<f32> =
+            (0..history).map(|_| self.rng.random_range(HISTORY_T_MIN..=1.0) as f32).collect();
+        let t_in = Tensor::from_slice(&t_in).unsqueeze(0).to_device(frames.device());
+        past.latents = noised(&past.latents, &self.noise(&past.latents, Noise::History), &t_in);
+        Start { frames, latents: all.latents, past, last, clip }
+    }
+
+    /// Distance of where things go and of where pixels come from, as the model says, from where they truly do, in
+    /// log(1 + pixels); 0 where that is not known.
+    pub(crate) fn motion_loss(&self, model: &AtWork<'_>, estimate: &Estimate, pictures: &Pictures) -> Tensor {
+        let sources = pictures.sources.as_ref().zip(self.sources(pictures.shown.size()[1] as usize));
+        let sources = sources.map(|(sources, truth)| source_error(sources, &truth));
+        let motion = model.transformer.motion().zip(estimate.motion.as_ref());
+        let motion = motion.and_then(|(sizes, motion)| {
+            let truth = self.displacements(motion.size()[1] as usize, motion.size()[2] as usize)?;
+            Some(motion_error(&sizes, motion, &truth, model.transformer.pixels_per_cell()))
+        });
+        let none = Tensor::zeros([], (Kind::Float, self.pictures.device()));
+        sources.into_iter().chain(motion).fold(none, |sum, error| sum + error)
+    }
+
+    /// Where the pixels of the last `clip` frames were in the last frame before them, (1, N, 2, H, W), x then y in pixels,
+    /// where that is known.
+    fn sources(&self, clip: usize) -> Option<Tensor> {
+        let traces = self.traces.as_ref()?;
+        let (past, future) = traces.split_at(traces.len() - clip);
+        Some(self.turned(footage::sources(past[past.len() - 1], future)).unsqueeze(0))
+    }
+
+    /// Where points of the last `history` frames before the last `clip` are in the N frames after each, (1, H, N, 2, rows,
+    /// columns), where that is known.
+    fn displacements(&self, history: usize, clip: usize) -> Option<Tensor> {
+        let traces = self.traces.as_ref()?;
+        let seen = &traces[traces.len() - clip - history..];
+        Some(self.turned(footage::ways(seen, history, clip)).unsqueeze(0))
+    }
+
+    /// Displacements (.., 2, rows, columns) of the film as displacements of these pictures.
+    fn turned(&self, displacements: Tensor) -> Tensor {
+        let displacements = if self.mirrored {
+            displacements.flip([-1]) * Tensor::from_slice(&[-1.0_f32, 1.0]).reshape([2, 1, 1])
+        } else {
+            displacements
+        };
+        displacements.to_device(self.pictures.device())
+    }
+
+    pub(crate) fn noise(&self, like: &Tensor, purpose: Noise) -> Tensor {
+        let values = sampler::noise(self.seed, 4 * self.stream + purpose as u64, like.numel());
+        Tensor::from_slice(&values).reshape(like.size()).to_device(like.device())
+    }
+}
+
+/// Mean over frames (n, c, h, w) of the logarithm of their mean square plus `floor`.
+pub(crate) fn log_mse(difference: &Tensor, floor: f64) -> Tensor {
+    let mse = difference.square().mean_dim([1_i64, 2, 3].as_slice(), false, Kind::Float);
+    (mse + floor).log().mean(Kind::Float)
+}
