@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressBarIter};
 use nextclip_core::manifest::{
-    self, FileDigest, Graph as GraphEntry, Graphs, Manifest, ManifestError, SCHEMA, Source,
+    self, FileDigest, Graph as GraphEntry, Graphs, Manifest, ManifestError, SCHEMA, Source, Target,
 };
 use nextclip_core::position::TableTooSmall;
 use nextclip_quant::Bits;
@@ -184,14 +184,16 @@ impl Arithmetic {
 
 impl Arithmetic {
     /// What the manifest says of how these graphs were quantised.
-    fn provenance(&self, graphs: &Built) -> Option<manifest::Quantisation> {
+    fn provenance(&self, target: Target, graphs: &Built) -> Option<manifest::Quantisation> {
         if let Self::Blocks(recipe) = self {
             return match &recipe.rounding {
                 Rounding::Nearest => None,
                 Rounding::Outputs(products) => Some(products.provenance(Rounding::GPTQ, graphs.iter())),
             };
         }
-        self.calibrated().map(|calibrated| calibrated.provenance(graphs.iter()))
+        let pairs_fit = target == Target::Cpu && matches!(self, Self::W8A8(_));
+        let found = self.calibrated().map(|calibrated| calibrated.provenance(graphs.iter()));
+        found.map(|found| manifest::Quantisation { pairs_fit, ..found })
     }
 
     /// Files that tell how it came about.
@@ -304,7 +306,7 @@ impl Built {
             source,
             target: plan.target,
             precision: arithmetic.label(),
-            quantisation: arithmetic.provenance(self),
+            quantisation: arithmetic.provenance(plan.target, self),
             geometry: plan.geometry,
             cache: plan.cache.clone(),
             motion: checkpoint.config.motion(),

@@ -26,6 +26,34 @@ fn squared_error(a: &[f32], b: &[f32]) -> f64 {
 }
 
 #[test]
+fn large_neighbours_are_moved_until_they_fit() {
+    let mut weights =
+        per_channel(&[127.0, 127.0, -90.0, -41.0, 127.0, -127.0, 100.0, 28.0], &[1, 8], 0).unwrap();
+    let neighbours = [(0, 1), (2, 3), (4, 5), (6, 7)];
+    assert_eq!(weights.fit_pairs(neighbours), 2);
+    // 254 is 126 too much, 131 is 3; opposite signs and 128 are none.
+    assert_eq!(weights.values, [64, 64, -88, -40, 127, -127, 100, 28]);
+    assert_eq!(weights.fit_pairs(neighbours), 0);
+}
+
+proptest! {
+    #[test]
+    fn fitted_pairs_never_leave_16_bits(values in prop::collection::vec(-1.0_f32..1.0, 2..40), a: u8, b: u8) {
+        let mut weights = per_channel(&values, &[1, values.len()], 0).unwrap();
+        let before = weights.values.clone();
+        let neighbours = || (0..values.len() / 2).map(|pair| (2 * pair, 2 * pair + 1));
+        let moved = weights.fit_pairs(neighbours());
+        let after = &weights.values;
+        prop_assert_eq!(moved, neighbours().filter(|&(i, j)| (before[i], before[j]) != (after[i], after[j])).count());
+        for (i, j) in neighbours() {
+            let sum = i32::from(a) * i32::from(after[i]) + i32::from(b) * i32::from(after[j]);
+            prop_assert!(i16::try_from(sum).is_ok(), "{} and {} times {a} and {b} is {sum}", after[i], after[j]);
+            prop_assert!(before[i].unsigned_abs() >= after[i].unsigned_abs());
+        }
+    }
+}
+
+#[test]
 fn each_channel_has_its_own_scale() {
     // [K, N] with outputs in columns: axis 1.
     let weights = [127.0, 1.0, -63.5, 0.5];

@@ -167,8 +167,11 @@ fn every_target_agrees_with_single_precision() {
 }
 
 #[test]
-fn every_target_agrees_with_single_precision_in_motion() {
-    agrees(&Bench::new(|random| *random = random.clone().with_motion(MOTION)));
+fn every_target_agrees_with_single_precision_in_motion_and_with_keys_for_every_query_head() {
+    agrees(&Bench::new(|random| {
+        *random = random.clone().with_motion(MOTION);
+        random.transformer.num_key_value_heads = random.transformer.num_attention_heads;
+    }));
 }
 
 #[expect(clippy::print_stdout, reason = "tests say what they measured")]

@@ -1,9 +1,10 @@
 //! Trains a student that draws sharp clips in a few steps.
 //!
 //! One step of a model that estimates the clean clip gives the mean of what may come, and a mean of shapes is no shape.
-//! The student starts as its teacher and learns besides to pass a critic, which compares the pictures that it would show
-//! with those that came (adversarial distillation, with the pairing loss of Jolicoeur-Martineau 2018). It meets in
-//! training what it meets at work: points of its own few-step trajectories.
+//! The student starts as its teacher and learns two things besides. Its latents are drawn, not averaged: they follow the
+//! energy score of two draws from different noise, which is best where draws differ from each other as they do from what
+//! came (Gneiting and Raftery 2007). And its pictures pass a critic, which compares them with those that came (with the
+//! pairing loss of Jolicoeur-Martineau 2018). It meets in training what it meets at work: points of its own trajectories.
 
 use std::path::PathBuf;
 
@@ -49,13 +50,12 @@ pub struct Plan {
     pub device: Device,
 }
 
-/// Weight of the latents' nearness: the next step of the sampler starts from them.
-const LATENT_WEIGHT: f64 = 0.3;
+/// Weight of the draws' energy score.
+const ENERGY_WEIGHT: f64 = 2.0;
 /// Weight of the motion's distance from the true one.
 const MOTION_WEIGHT: f64 = 0.5;
 /// See [`crate::finetune`].
 const PIXEL_FLOOR: f64 = 4e-4;
-const LATENT_FLOOR: f64 = 0.02;
 
 /// Distils, or goes on, and writes the student's checkpoint.
 pub fn run(plan: &Plan) -> Result<()> {
@@ -109,11 +109,12 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     let x1 = start.x1();
     let steps = plan.steps[window.rng.random_range(0..plan.steps.len())];
     let at = window.rng.random_range(0..steps);
-    let noise = window.noise(&x1, Noise::Clip);
-    let (z, time) =
-        tch::no_grad(|| on_the_way(&student, &start.past, noise, &TimeGrid::new(steps, 1.0)?, at))?;
-    let estimate = student.estimate(&start.past, &z, time);
-    let pictures = student.pictures(&estimate, &start.last);
+    let noise = window.noise(&Tensor::cat(&[&x1, &x1], 0), Noise::Clip);
+    let past = start.past.repeated(2);
+    let (z, time) = tch::no_grad(|| on_the_way(&student, &past, noise, &TimeGrid::new(steps, 1.0)?, at))?;
+    let draws = student.estimate(&past, &z, time);
+    let shown = draws.narrow(1);
+    let pictures = student.pictures(&shown, &start.last);
     let came = start.truth().unsqueeze(0);
 
     let frozen = params.frozen();
@@ -122,9 +123,19 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     let judged = Critic::new(params).loss(&start.last, &came, &pictures.shown.detach(), &disturbance);
     Ok(lost
         + judged
-        + window.motion_loss(&student, &estimate, &pictures) * MOTION_WEIGHT
-        + log_mse(&(pictures.shown - &came).squeeze_dim(0), PIXEL_FLOOR) * plan.nearness
-        + log_mse(&(estimate.x1 - &x1).squeeze_dim(0), LATENT_FLOOR) * LATENT_WEIGHT)
+        + energy_score(&draws.x1, &x1) * ENERGY_WEIGHT
+        + window.motion_loss(&student, &shown, &pictures) * MOTION_WEIGHT
+        + log_mse(&(pictures.shown - &came).squeeze_dim(0), PIXEL_FLOOR) * plan.nearness)
+}
+
+/// Energy score of two draws (2, N, c, h, w) of `x1` (1, N, c, h, w): for each cell, over frames and channels, how far they
+/// are from what came, less half of how far they are from each other; the mean over cells, in latents.
+fn energy_score(draws: &Tensor, x1: &Tensor) -> Tensor {
+    let far = |a: &Tensor, b: &Tensor| {
+        // The root has no slope at zero without the addition.
+        ((a - b).square().mean_dim([1_i64, 2].as_slice(), false, Kind::Float) + 1e-6).sqrt().mean(Kind::Float)
+    };
+    far(draws, x1) - far(&draws.narrow(0, 0, 1), &draws.narrow(0, 1, 1)) * 0.5
 }
 
 /// Where the student's sampler stands after `done` steps from `noise`, and the time there.

@@ -136,6 +136,12 @@ impl Past {
         Self { latents: part(&self.latents), costs: self.costs.as_ref().map(part) }
     }
 
+    /// The same history `count` times.
+    pub fn repeated(&self, count: i64) -> Self {
+        let again = |x: &Tensor| x.repeat([count, 1, 1, 1, 1]);
+        Self { latents: again(&self.latents), costs: self.costs.as_ref().map(again) }
+    }
+
     fn followed_by(&self, next: &Self) -> Self {
         let both = |a: &Tensor, b: &Tensor| Tensor::cat(&[a, b], 1);
         Self {

@@ -115,6 +115,14 @@ pub struct Estimate {
     pub motion: Option<Tensor>,
 }
 
+impl Estimate {
+    /// Of the first `count` sequences alone.
+    pub fn narrow(&self, count: i64) -> Self {
+        let first = |x: &Tensor| x.narrow(0, 0, count);
+        Self { x1: first(&self.x1), motion: self.motion.as_ref().map(first) }
+    }
+}
+
 /// What a pass reads.
 #[derive(Debug)]
 pub struct Sequence<'a> {

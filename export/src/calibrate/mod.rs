@@ -319,6 +319,7 @@ fn provenance<'a>(
         steps,
         layers,
         kept_float,
+        pairs_fit: false,
     }
 }
 

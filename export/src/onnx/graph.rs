@@ -127,6 +127,22 @@ impl Layout {
         }
     }
 
+    /// Indices of weights of this `shape` that ONNX Runtime multiplies with neighbouring activations and adds in pairs:
+    /// inputs two by two, of a convolution place by place of its kernel.
+    pub(super) fn pairs(self, shape: &[usize]) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let places = shape[2..].iter().product::<usize>();
+        // How many, and how far apart in the weight.
+        let (outputs, output, inputs, input) = match self {
+            Self::AsStored => (shape[0], shape[1] * places, shape[1], places),
+            Self::Transposed => (shape[1], 1, shape[0], shape[1]),
+        };
+        let at = move |term: usize| term % inputs * input + term / inputs;
+        let of_output = move |from: usize| {
+            (0..inputs * places / 2).map(move |pair| (from + at(2 * pair), from + at(2 * pair + 1)))
+        };
+        (0..outputs).flat_map(move |index| of_output(index * output))
+    }
+
     /// The weight's values as they lie in the graph.
     pub(super) fn values(self, weight: &Weight) -> Vec<f32> {
         match self {
@@ -187,5 +203,18 @@ mod tests {
     #[test]
     fn rows_become_columns() {
         assert_eq!(transposed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+
+    #[test]
+    fn neighbours_are_inputs_of_one_output() {
+        let pairs = |layout: Layout, shape: &[usize]| layout.pairs(shape).collect::<Vec<_>>();
+        // (in, out): rows are inputs; the fifth is alone.
+        assert_eq!(pairs(Layout::Transposed, &[5, 2]), [(0, 2), (4, 6), (1, 3), (5, 7)]);
+        // (out, in, rows, columns): of each place the first and the second input, which are 4 apart.
+        let first = [(0, 4), (1, 5), (2, 6), (3, 7)];
+        assert_eq!(pairs(Layout::AsStored, &[2, 2, 2, 2])[..4], first);
+        assert_eq!(pairs(Layout::AsStored, &[2, 2, 2, 2])[4..], first.map(|(a, b)| (a + 8, b + 8)));
+        // Three inputs: the last of a place goes with the first of the next.
+        assert_eq!(pairs(Layout::AsStored, &[1, 3, 1, 2]), [(0, 2), (4, 1), (3, 5)]);
     }
 }

@@ -8,8 +8,8 @@
 //! - the products of attention are not fused, so that they are said as one node: see `integers`;
 //! - a convolution must have its result quantised too, to become `QLinearConv`.
 //!
-//! On processors where such products saturate, the runtime is told to be exact instead (`nextclip-predictor` asks for
-//! it).
+//! On processors without dot products of 8-bit integers, pairs of products saturate at 16 bits. So no pair of weights is
+//! so large that it could: the few that would be are moved a little, and the manifest says so (`pairs_fit`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -99,9 +99,12 @@ pub(crate) fn covers(name: &str, layer: &str) -> bool {
     layer.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// A weight in 8-bit integers with a scale for each output, laid out as the graph has it.
+/// A weight in 8-bit integers with a scale for each output, laid out as the graph has it, exact on every processor.
 pub(super) fn int8_weight(weight: &Weight, layout: Layout) -> Result<ChannelWeights, Error> {
-    per_channel_mse(&layout.values(weight), &layout.shape(weight), layout.output_axis())
+    let shape = layout.shape(weight);
+    let mut found = per_channel_mse(&layout.values(weight), &shape, layout.output_axis())?;
+    found.fit_pairs(layout.pairs(&shape));
+    Ok(found)
 }
 
 /// Whether the layer can be in 8 bits at all.

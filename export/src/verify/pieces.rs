@@ -145,7 +145,7 @@ impl Run<'_> {
         let environment = onnx_environment().map_err(VerifyError::Bundle)?;
         let run = || -> ort::Result<Tensors> {
             let mut session =
-                session_options(Session::builder(&environment)?, None)?.commit_from_file(&path)?;
+                session_options(Session::builder(&environment)?, None, false)?.commit_from_file(&path)?;
             let read: HashMap<&str, &Held> =
                 piece.inputs.iter().filter_map(|name| Some((name.as_str(), held.get(name)?))).collect();
             let inputs = read

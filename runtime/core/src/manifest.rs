@@ -94,6 +94,10 @@ pub struct Quantisation {
     /// Layers that could be and were kept in single precision, on request or by a plan, by their checkpoint paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept_float: Vec<String>,
+    /// Whether 255 times two neighbouring weights together always fits 16 bits: then integer products are exact on
+    /// processors that add them in pairs there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pairs_fit: bool,
 }
 
 /// Sampling settings that a model works well with.

@@ -98,7 +98,7 @@ impl GraphSession {
         };
         let mut loaded = Self::load(name, &path, graph, |builder| {
             let fault = |source| Error::Load { graph: name, path: path.clone(), source };
-            let builder = options(builder, threads).map_err(fault)?;
+            let builder = options(builder, threads, execution.may_saturate).map_err(fault)?;
             execution.register(builder, name, graph).map_err(registered)
         })?;
         if execution.gpu.cuda_graph {
@@ -229,8 +229,13 @@ fn as_stored(builder: SessionBuilder) -> ort::Result<SessionBuilder> {
     Ok(builder.with_optimization_level(GraphOptimizationLevel::Disable)?.with_prepacking(false)?)
 }
 
-/// The settings that every session of a bundle's graph has.
-pub fn options(builder: SessionBuilder, threads: Option<usize>) -> ort::Result<SessionBuilder> {
+/// The settings that every session of a bundle's graph has. `may_saturate` says that its weights are so large that pairs of
+/// integer products can leave 16 bits.
+pub fn options(
+    builder: SessionBuilder,
+    threads: Option<usize>,
+    may_saturate: bool,
+) -> ort::Result<SessionBuilder> {
     // A number, always: without one ONNX Runtime ties its threads to cores, which it may have to share.
     let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
     let builder =
@@ -242,7 +247,7 @@ pub fn options(builder: SessionBuilder, threads: Option<usize>) -> ort::Result<S
     if briefly {
         builder = builder.with_config_entry("session.intra_op.spin_duration_us", SPIN_US)?;
     }
-    if processor::saturates() {
+    if may_saturate && processor::saturates() {
         builder = builder.with_config_entry("session.x64quantprecision", "1")?;
     }
     Ok(builder)

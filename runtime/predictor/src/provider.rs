@@ -101,6 +101,8 @@ pub struct Execution {
     target: Target,
     /// The manifest's precision.
     precision: String,
+    /// Whether pairs of integer products can leave 16 bits.
+    pub(crate) may_saturate: bool,
     /// The manifest's digests, by path within the bundle.
     files: BTreeMap<String, FileDigest>,
 }
@@ -129,7 +131,8 @@ impl Execution {
             return Err(Error::Accelerator { core, target });
         }
         let (precision, files) = (manifest.precision.clone(), manifest.files.clone());
-        Ok(Self { provider, gpu: gpu.clone(), target, precision, files })
+        let may_saturate = !manifest.quantisation.as_ref().is_some_and(|how| how.pairs_fit);
+        Ok(Self { provider, gpu: gpu.clone(), target, precision, may_saturate, files })
     }
 
     /// The file that a session is made of: the graph's own, or the one in the cache that wraps its engine.

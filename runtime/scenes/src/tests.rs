@@ -189,17 +189,14 @@ fn traces_say_where_things_were() {
                     continue;
                 }
                 let (near_x, near_y) = (x.round_ties_even() as usize, y.round_ties_even() as usize);
-                let levels = |a: [usize; 2]| -> f64 {
-                    (0..3)
-                        .map(|i| {
-                            let was = before[[a[0].min(79), a[1].min(95), i]];
-                            f64::from(was.abs_diff(after[[row, column, i]]))
-                        })
-                        .sum()
+                let levels = |from: (usize, usize)| -> f64 {
+                    let (from_row, from_column) = (from.0.min(79), from.1.min(95));
+                    let off = |i| before[[from_row, from_column, i]].abs_diff(after[[row, column, i]]);
+                    (0..3).map(|i| f64::from(off(i))).sum()
                 };
                 known += 1;
-                off += levels([near_y, near_x]);
-                still_off += levels([row, column]);
+                off += levels((near_y, near_x));
+                still_off += levels((row, column));
             }
         }
         assert!(known > 200, "{kind:?}: {known} pixels");

@@ -89,7 +89,7 @@ impl Trace {
         self.strokes.iter().rposition(|stroke| stroke.covers(point))
     }
 
-    /// The same thing at an other moment, where it is known to be the same.
+    /// The same thing at another moment, where it is known to be the same.
     fn partner(&self, stroke: &Stroke, other: &Trace) -> Option<usize> {
         let alike = |strokes: &[Stroke]| strokes.iter().filter(|other| stroke.same_thing(other)).count();
         if (alike(&self.strokes), alike(&other.strokes)) == (1, 1) {
