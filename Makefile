@@ -3,10 +3,11 @@
 
 BUNDLE := target/bundles/base-float
 INT8 := target/bundles/base-int8
+SHARP := target/bundles/sharp-float
 
-# Whether the bundle $(1) is newer than all that it is made from.
-newer = [ -e $(1)/manifest.json ] && [ $(1)/manifest.json -nt models/base/model.safetensors ] \
-  && [ $(1)/manifest.json -nt models/base/vae/diffusion_pytorch_model.safetensors ] \
+# Whether the bundle $(1) of models/$(2) is newer than all that it is made from.
+newer = [ -e $(1)/manifest.json ] && [ $(1)/manifest.json -nt models/$(2)/model.safetensors ] \
+  && [ $(1)/manifest.json -nt models/$(2)/vae/diffusion_pytorch_model.safetensors ] \
   && [ $(1)/manifest.json -nt target/release/nextclip-export ]
 
 help:   ## this list
@@ -15,13 +16,14 @@ help:   ## this list
 demo: bundle   ## export the shipped model and predict a live generated scene for half a minute
 	@scripts/demo $(BUNDLE)
 
-bundle:   ## export the shipped model to target/bundles/base-float and, in 8 bits, base-int8
+bundle:   ## export the shipped models to target/bundles: base-float, base-int8 (8 bits), sharp-float (the student)
 	@scripts/setup
 	cargo build --release --locked -p nextclip-export -p nextclip-runtime -p nextclip-eval
 	@ln -sfn $(CURDIR)/.ort/libonnxruntime.so target/release/libonnxruntime.so   # binaries look beside themselves
-	@$(call newer,$(BUNDLE)) || target/release/nextclip-export export models/base --out $(BUNDLE)
-	@$(call newer,$(INT8)) || target/release/nextclip-export export models/base --out $(INT8) \
+	@$(call newer,$(BUNDLE),base) || target/release/nextclip-export export models/base --out $(BUNDLE)
+	@$(call newer,$(INT8),base) || target/release/nextclip-export export models/base --out $(INT8) \
 	  --target cpu --precision w8a8 --calibrate scenes
+	@$(call newer,$(SHARP),sharp) || target/release/nextclip-export export models/sharp --out $(SHARP)
 
 test:   ## every test of every crate, the trainer's included
 	@scripts/setup train

@@ -73,7 +73,7 @@ pub fn run(plan: &Plan) -> Result<()> {
     let motion = trained.motion.or(plan.motion);
     ensure!(
         plan.lora.is_none() || motion == trained.motion,
-        "{}: motion is new to it, and low-rank changes do not train it: train all weights first",
+        "{}: motion is new to it, and low-rank changes cannot make it: train all weights first",
         plan.checkpoint.display()
     );
     let model = Model { config, vae: vae_config, geometry: trained.geometry, motion, device: plan.device };

@@ -117,12 +117,12 @@ impl Params {
         }
     }
 
-    /// Freezes everything and gives the layers' weight matrices low-rank changes to be trained instead
+    /// Freezes everything and gives the weight matrices of layers and of motion low-rank changes to be trained instead
     /// (LoRA, Hu et al. 2021): W + B A with A of `rank` rows, B zero at first.
     pub fn add_lora(&mut self, rank: i64, seed: u64) {
         self.freeze_unless(|_| false);
-        let matrices =
-            self.tensors.iter().filter(|(name, tensor)| tensor.dim() == 2 && name.contains(".layers."));
+        let adapts = |name: &str| name.contains(".layers.") || name.starts_with("motion.");
+        let matrices = self.tensors.iter().filter(|(name, tensor)| tensor.dim() == 2 && adapts(name));
         let shapes: Vec<_> = matrices.map(|(name, tensor)| (name.clone(), tensor.size())).collect();
         let specs = shapes.iter().flat_map(|(name, size)| {
             let std = (1.0 / size[1] as f64).sqrt();

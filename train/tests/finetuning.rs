@@ -120,6 +120,13 @@ fn motion_is_added_to_a_checkpoint_without_and_kept_where_it_is() {
         assert!(!before[name].equal(&after[name]), "{name} does not learn");
     }
 
+    let low_rank =
+        finetune::Plan { checkpoint: added.out.clone(), ..short(plan(dir.path(), "low-rank", Some(2))) };
+    finetune::run(&low_rank).unwrap();
+    let after = tensors(&low_rank.out);
+    assert!(!before["motion.linear.weight"].equal(&after["motion.linear.weight"]));
+    assert!(before["motion.stem.0.weight"].equal(&after["motion.stem.0.weight"]));
+
     let lora = finetune::Plan { motion: Some(MOTION), ..plan(dir.path(), "lora", Some(2)) };
     let error = finetune::run(&lora).unwrap_err().to_string();
     assert!(error.contains("low-rank"), "{error}");
