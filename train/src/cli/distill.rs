@@ -1,0 +1,87 @@
+//! `nextclip-train distill`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use nextclip_train::distill;
+use nextclip_train::fit::Course;
+use nextclip_train::footage::Origin;
+use nextclip_train::optim::{Schedule, Settings};
+use nextclip_train::windows::Windows;
+
+use super::{Machine, announce};
+
+#[derive(Debug, Args)]
+pub(super) struct DistillArgs {
+    /// The teacher's checkpoint.
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// What to learn from: "scenes" (generated), a video file or a folder of videos, with a weight as in scenes=3. May
+    /// be repeated.
+    #[arg(long, default_value = "scenes")]
+    source: Vec<Origin>,
+    /// Where to write the student's checkpoint.
+    #[arg(long)]
+    out: PathBuf,
+    /// Folder of the run: its state, loss table and curve; a run found there goes on. OUT/run if not given.
+    #[arg(long)]
+    run: Option<PathBuf>,
+    /// Numbers of denoising steps that the student is made for.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4", value_name = "K,K,...")]
+    denoising_steps: Vec<usize>,
+    /// Weight of nearness to what came, beside the critic's word: less is sharper and further off.
+    #[arg(long, default_value_t = 0.2)]
+    nearness: f64,
+    /// Optimiser steps.
+    #[arg(long, default_value_t = 3000)]
+    steps: u64,
+    /// Windows a step.
+    #[arg(long, default_value_t = 2)]
+    batch: usize,
+    /// Learning rate at its height, falling to zero over the last half.
+    #[arg(long, default_value_t = 3e-4)]
+    lr: f64,
+    /// Clips of generated scenes held in memory.
+    #[arg(long, default_value_t = 1000)]
+    pool: usize,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+impl DistillArgs {
+    pub(super) fn run(self) -> Result<()> {
+        anyhow::ensure!(
+            self.nearness.is_finite() && self.nearness >= 0.0,
+            "--nearness {} is not 0 or more",
+            self.nearness
+        );
+        let (compute, device) = self.machine.resolve();
+        let plan = distill::Plan {
+            course: Course {
+                dir: self.run.unwrap_or_else(|| self.out.join("run")),
+                steps: self.steps,
+                validate_every: 500,
+                patience: None,
+                schedule: Schedule { peak: self.lr, warm_up: 50, decay: self.steps / 2, steps: self.steps },
+                optimiser: Settings {
+                    // A critic's aim moves: what was learned of it long ago misleads.
+                    betas: (0.5, 0.95),
+                    average: 0.995,
+                    ..Settings::default()
+                },
+            },
+            checkpoint: self.checkpoint,
+            out: self.out,
+            origins: self.source,
+            windows: Windows { batch: self.batch, own_past: 0.0, pool: self.pool, seed: self.machine.seed },
+            steps: self.denoising_steps,
+            nearness: self.nearness,
+            compute,
+            device,
+        };
+        distill::run(&plan)?;
+        announce(&plan.out);
+        Ok(())
+    }
+}
