@@ -6,7 +6,7 @@
 //! | what for | look at |
 //! | --- | --- |
 //! | the range of an activation | [`Histogram`], [`Observer`], then [`Params`] |
-//! | 8-bit weights | [`per_channel`], [`per_channel_mse`], [`per_tensor`], [`bias_i32`] |
+//! | 8-bit weights | [`per_channel`], [`per_channel_mse`], [`per_channel_in_pairs`], [`per_tensor`], [`bias_i32`] |
 //! | 4-bit weights | [`per_block`]; better with calibration inputs: [`gptq`], [`awq_scales`] |
 //! | 8- and 16-bit floats | [`e4m3_from_f32`], [`to_f16`] |
 //! | activations with outliers | [`smooth_scales`], [`Rotation`] |
@@ -60,6 +60,7 @@ mod integers;
 mod linear;
 mod measures;
 mod observer;
+mod pairs;
 mod params;
 pub mod plan;
 mod smooth;
@@ -74,6 +75,7 @@ pub use hadamard::Rotation;
 pub use hessian::Hessian;
 pub use measures::{cosine, max_abs, sqnr_db};
 pub use observer::{Histogram, Observer};
+pub use pairs::per_channel_in_pairs;
 pub use params::{Params, Scheme};
 pub use smooth::smooth_scales;
 pub use weights::{ChannelWeights, bias_i32, channel_abs_max, per_channel, per_channel_mse, per_tensor};

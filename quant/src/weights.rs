@@ -3,9 +3,6 @@
 use crate::error::{Error, all_finite, fills};
 use crate::integers::Integers;
 
-/// The greatest magnitude of a pair's sum: 255 times 128 is below 2^15.
-const PAIR_LIMIT: i16 = 128;
-
 /// Integers in the weights' own layout, and a scale for each channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChannelWeights {
@@ -114,25 +111,6 @@ pub fn channel_abs_max(weights: &[f32], shape: &[usize], axis: usize) -> Result<
 }
 
 impl ChannelWeights {
-    /// Moves both integers of a pair towards zero, by about the same, where 255 times both together would leave 16 bits:
-    /// where their magnitudes, of one sign, are more than 128. Processors without dot products of 8-bit integers add such
-    /// products of neighbours at 16 bits (x86-64's `vpmaddubsw`), and are then exact whatever the activations. `pairs` are
-    /// indices of neighbours, each integer in one pair at most. Returns how many pairs were moved.
-    pub fn fit_pairs(&mut self, pairs: impl IntoIterator<Item = (usize, usize)>) -> usize {
-        let mut moved = 0;
-        for (first, second) in pairs {
-            let (a, b) = (i16::from(self.values[first]), i16::from(self.values[second]));
-            let excess = (a + b).abs() - PAIR_LIMIT;
-            if excess > 0 {
-                let sign = (a + b).signum();
-                self.values[first] = (a - sign * (excess - excess / 2)) as i8;
-                self.values[second] = (b - sign * (excess / 2)) as i8;
-                moved += 1;
-            }
-        }
-        moved
-    }
-
     /// The weights that the integers stand for, given the shape and axis that made them.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use nextclip_quant::{
     Bits, BlockFormat, BlockScale, Error, bias_i32, cosine, max_abs, pack_int4, per_block, per_channel,
-    per_channel_mse, per_tensor, smooth_scales, sqnr_db, unpack_int4,
+    per_channel_in_pairs, per_channel_mse, per_tensor, smooth_scales, sqnr_db, unpack_int4,
 };
 use proptest::prelude::*;
 
@@ -26,30 +26,44 @@ fn squared_error(a: &[f32], b: &[f32]) -> f64 {
 }
 
 #[test]
-fn large_neighbours_are_moved_until_they_fit() {
-    let mut weights =
-        per_channel(&[127.0, 127.0, -90.0, -41.0, 127.0, -127.0, 100.0, 28.0], &[1, 8], 0).unwrap();
-    let neighbours = [(0, 1), (2, 3), (4, 5), (6, 7)];
-    assert_eq!(weights.fit_pairs(neighbours), 2);
-    // 254 is 126 too much, 131 is 3; opposite signs and 128 are none.
-    assert_eq!(weights.values, [64, 64, -88, -40, 127, -127, 100, 28]);
-    assert_eq!(weights.fit_pairs(neighbours), 0);
+fn neighbours_that_are_too_large_together_are_moved() {
+    // In order of their sums: (127, 127), which the finest scale would make 64 and 64, and weights that need it.
+    let mut weights = vec![1.0 / 127.0; 2000];
+    weights[0] = 1.0;
+    weights[1000] = 1.0;
+    let rows = |_| (0..1000).flat_map(|index| [index, index + 1000]);
+    let found = per_channel_in_pairs(&weights, 1, rows).unwrap();
+    assert_eq!((found.values[0], found.values[1000]), (64, 64));
+    let apart = per_channel_in_pairs(&weights, 1, |_| 0..2000).unwrap();
+    assert_eq!((apart.values[0], apart.values[1000], apart.scales[0]), (127, 127, 1.0 / 127.0));
+    assert!(per_channel_in_pairs(&[0.0, f32::NAN], 1, |_| 0..2).unwrap_err().to_string().contains('1'));
 }
 
 proptest! {
     #[test]
-    fn fitted_pairs_never_leave_16_bits(values in prop::collection::vec(-1.0_f32..1.0, 2..40), a: u8, b: u8) {
-        let mut weights = per_channel(&values, &[1, values.len()], 0).unwrap();
-        let before = weights.values.clone();
-        let neighbours = || (0..values.len() / 2).map(|pair| (2 * pair, 2 * pair + 1));
-        let moved = weights.fit_pairs(neighbours());
-        let after = &weights.values;
-        prop_assert_eq!(moved, neighbours().filter(|&(i, j)| (before[i], before[j]) != (after[i], after[j])).count());
-        for (i, j) in neighbours() {
-            let sum = i32::from(a) * i32::from(after[i]) + i32::from(b) * i32::from(after[j]);
-            prop_assert!(i16::try_from(sum).is_ok(), "{} and {} times {a} and {b} is {sum}", after[i], after[j]);
-            prop_assert!(before[i].unsigned_abs() >= after[i].unsigned_abs());
+    fn neighbours_never_leave_16_bits(
+        values in prop::collection::vec(-1.0_f32..1.0, 2..40), a: u8, b: u8, outputs in 1_usize..3
+    ) {
+        let inputs = values.len() / outputs;
+        let values = &values[..inputs * outputs];
+        let found = per_channel_in_pairs(values, outputs, |row| row * inputs..(row + 1) * inputs).unwrap();
+        prop_assert_eq!(found.scales.len(), outputs);
+        for (row, floats) in found.values.chunks(inputs).zip(values.chunks(inputs)) {
+            for pair in row.chunks_exact(2) {
+                let sum = i32::from(a) * i32::from(pair[0]) + i32::from(b) * i32::from(pair[1]);
+                prop_assert!(i16::try_from(sum).is_ok(), "{pair:?} times {a} and {b} is {sum}");
+            }
+            prop_assert!(row.iter().zip(floats).all(|(integer, float)| f32::from(*integer) * float >= 0.0));
         }
+        let back = found.dequantise(&[outputs, inputs], 0).unwrap();
+        let error = squared_error(&back, values);
+        // No worse than with a bit less everywhere.
+        let coarse: f64 = values.chunks(inputs).map(|row| {
+            let step = row.iter().fold(0.0_f32, |most, value| most.max(value.abs())) / 63.5;
+            let round = |value: &f32| (value / step.max(f32::MIN_POSITIVE)).round_ties_even() * step;
+            squared_error(&row.iter().map(round).collect::<Vec<_>>(), row)
+        }).sum();
+        prop_assert!(error <= coarse * 1.001 + 1e-9, "{error} against {coarse}");
     }
 }
 

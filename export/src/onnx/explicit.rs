@@ -13,13 +13,13 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use nextclip_core::manifest::Dtype;
-use nextclip_quant::{Params, Scheme, channel_abs_max, e4m3_from_f32, e4m3_scale};
+use nextclip_quant::{Params, Scheme, channel_abs_max, e4m3_from_f32, e4m3_scale, per_channel_mse};
 
 use super::builder::GraphBuilder;
 use super::graph::{Constant, LayerUse, Layout, Value};
 use super::layers::{Conv, Linear};
 use super::operators::int;
-use super::quantised::{Choice, MIN_CHANNELS, Precision, int8_weight, place};
+use super::quantised::{Choice, MIN_CHANNELS, Precision, place};
 use super::typed::Typed;
 use crate::checkpoint::Weight;
 
@@ -99,7 +99,10 @@ impl EightBitWeight {
     /// Where a weight is no number: calibration has looked at every one before.
     fn new(weight: &Weight, layout: Layout, format: Format, scale_type: Dtype) -> Self {
         let scales = match format {
-            Format::Int8 => int8_weight(weight, layout).map(|quantised| quantised.scales),
+            Format::Int8 => {
+                per_channel_mse(&layout.values(weight), &layout.shape(weight), layout.output_axis())
+                    .map(|quantised| quantised.scales)
+            }
             Format::E4m3 => {
                 channel_abs_max(&layout.values(weight), &layout.shape(weight), layout.output_axis())
                     .map(|magnitudes| magnitudes.into_iter().map(e4m3_scale).collect())

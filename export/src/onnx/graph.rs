@@ -127,20 +127,16 @@ impl Layout {
         }
     }
 
-    /// Indices of weights of this `shape` that ONNX Runtime multiplies with neighbouring activations and adds in pairs:
-    /// inputs two by two, of a convolution place by place of its kernel.
-    pub(super) fn pairs(self, shape: &[usize]) -> impl Iterator<Item = (usize, usize)> + use<> {
+    /// Indices of one output's weights in a weight of this `shape`, in the order in which ONNX Runtime adds their products:
+    /// input by input, of a convolution place by place of its kernel.
+    pub(super) fn terms(self, shape: &[usize], output: usize) -> impl Iterator<Item = usize> + use<> {
         let places = shape[2..].iter().product::<usize>();
-        // How many, and how far apart in the weight.
-        let (outputs, output, inputs, input) = match self {
-            Self::AsStored => (shape[0], shape[1] * places, shape[1], places),
-            Self::Transposed => (shape[1], 1, shape[0], shape[1]),
+        // Where the output's weights begin, and how many inputs there are, and how far apart.
+        let (first, inputs, apart) = match self {
+            Self::AsStored => (output * shape[1] * places, shape[1], places),
+            Self::Transposed => (output, shape[0], shape[1]),
         };
-        let at = move |term: usize| term % inputs * input + term / inputs;
-        let of_output = move |from: usize| {
-            (0..inputs * places / 2).map(move |pair| (from + at(2 * pair), from + at(2 * pair + 1)))
-        };
-        (0..outputs).flat_map(move |index| of_output(index * output))
+        (0..places).flat_map(move |place| (0..inputs).map(move |input| first + input * apart + place))
     }
 
     /// The weight's values as they lie in the graph.
@@ -206,15 +202,12 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_inputs_of_one_output() {
-        let pairs = |layout: Layout, shape: &[usize]| layout.pairs(shape).collect::<Vec<_>>();
-        // (in, out): rows are inputs; the fifth is alone.
-        assert_eq!(pairs(Layout::Transposed, &[5, 2]), [(0, 2), (4, 6), (1, 3), (5, 7)]);
-        // (out, in, rows, columns): of each place the first and the second input, which are 4 apart.
-        let first = [(0, 4), (1, 5), (2, 6), (3, 7)];
-        assert_eq!(pairs(Layout::AsStored, &[2, 2, 2, 2])[..4], first);
-        assert_eq!(pairs(Layout::AsStored, &[2, 2, 2, 2])[4..], first.map(|(a, b)| (a + 8, b + 8)));
-        // Three inputs: the last of a place goes with the first of the next.
-        assert_eq!(pairs(Layout::AsStored, &[1, 3, 1, 2]), [(0, 2), (4, 1), (3, 5)]);
+    fn terms_are_in_the_order_of_their_sum() {
+        let terms = |layout: Layout, shape: &[usize], output| layout.terms(shape, output).collect::<Vec<_>>();
+        // (in, out): a column.
+        assert_eq!(terms(Layout::Transposed, &[5, 2], 1), [1, 3, 5, 7, 9]);
+        // (out, in, rows, columns): of each of 2 places the 3 inputs, which are 2 apart.
+        assert_eq!(terms(Layout::AsStored, &[2, 3, 1, 2], 0), [0, 2, 4, 1, 3, 5]);
+        assert_eq!(terms(Layout::AsStored, &[2, 3, 1, 2], 1), [6, 8, 10, 7, 9, 11]);
     }
 }

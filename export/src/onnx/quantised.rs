@@ -9,13 +9,13 @@
 //! - a convolution must have its result quantised too, to become `QLinearConv`.
 //!
 //! On processors without dot products of 8-bit integers, pairs of products saturate at 16 bits. So no pair of weights is
-//! so large that it could: the few that would be are moved a little, and the manifest says so (`pairs_fit`).
+//! so large that it could, and the manifest says so (`pairs_fit`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nextclip_core::manifest::{Dtype, TensorSpec};
-use nextclip_quant::{ChannelWeights, Error, Params, Scheme, bias_i32, per_channel_mse};
+use nextclip_quant::{ChannelWeights, Error, Params, Scheme, bias_i32, per_channel_in_pairs};
 
 use super::builder::GraphBuilder;
 use super::graph::{Constant, LayerUse, Layout, Value};
@@ -102,9 +102,8 @@ pub(crate) fn covers(name: &str, layer: &str) -> bool {
 /// A weight in 8-bit integers with a scale for each output, laid out as the graph has it, exact on every processor.
 pub(super) fn int8_weight(weight: &Weight, layout: Layout) -> Result<ChannelWeights, Error> {
     let shape = layout.shape(weight);
-    let mut found = per_channel_mse(&layout.values(weight), &shape, layout.output_axis())?;
-    found.fit_pairs(layout.pairs(&shape));
-    Ok(found)
+    let outputs = shape[layout.output_axis()];
+    per_channel_in_pairs(&layout.values(weight), outputs, |output| layout.terms(&shape, output))
 }
 
 /// Whether the layer can be in 8 bits at all.
