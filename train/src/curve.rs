@@ -7,8 +7,10 @@ use nextclip_media::plot::{Line, Plot};
 
 /// Writes the curve of (step, loss, validation value) as a PNG.
 pub(crate) fn draw(path: &Path, title: &str, log: &[(u64, f64, Option<f64>)]) -> Result<()> {
-    let losses = log.iter().map(|&(step, loss, _)| (step as f64, loss)).collect();
-    let plot = Plot { log_y: true, ..Plot::new(format!("{title}: training loss"), "step", "loss") };
+    let losses: Vec<_> = log.iter().map(|&(step, loss, _)| (step as f64, loss)).collect();
+    // Sums of logarithms are losses, too, and below zero.
+    let log_y = losses.iter().all(|&(_, loss)| loss > 0.0);
+    let plot = Plot { log_y, ..Plot::new(format!("{title}: training loss"), "step", "loss") };
     nextclip_media::save_png(path, &plot.with(Line::new("mean of 50 steps", losses)).draw(960, 540))?;
     let values: Vec<_> = log.iter().filter_map(|&(step, _, value)| Some((step as f64, value?))).collect();
     if values.len() >= 2 {
