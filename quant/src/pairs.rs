@@ -11,10 +11,12 @@ use crate::weights::ChannelWeights;
 /// The greatest magnitude of two neighbours' sum: 255 times 128 is below 2^15.
 const LIMIT: i16 = 128;
 
-/// Tried parts of a channel's magnitude that become 127: below 1 clips it, at 2 no two weights are too large together.
-const CLIPS: (f64, f64) = (0.5, 2.0);
-const COARSE: f64 = 0.1;
-const FINE: f64 = 0.025;
+/// The greatest part of a channel's magnitude that may become 127: then no two weights are too large together. Below 1 a
+/// part clips what is larger.
+const WIDEST: f64 = 2.0;
+/// Steps from there down to half a magnitude, and around the best of them.
+const COARSE: (u32, f64) = (15, 0.1);
+const FINE: (u32, f64) = (4, 0.025);
 
 /// One scale for each of `channels` outputs, so that the squared error is least after both integers of every pair that is
 /// too large have been moved towards zero. `terms` says in which order the products of an output are added: neighbours
@@ -56,13 +58,10 @@ fn best_scale(values: &[f32]) -> f32 {
         });
         tried.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(1.0, |(_, clip)| clip)
     };
-    let steps = |from: f64, to: f64, step: f64| {
-        let count = ((to - from) / step).round() as u32;
-        (0..=count).map(move |index| from + step * f64::from(index))
-    };
-    let coarse = least(&mut steps(CLIPS.0, CLIPS.1, COARSE));
-    let fine = least(&mut steps(coarse - COARSE / 2.0, coarse + COARSE / 2.0, FINE));
-    Integers::SYMMETRIC_8.scale(magnitude, fine.min(CLIPS.1))
+    let down = |from: f64, (count, step): (u32, f64)| (0..=count).map(move |n| from - step * f64::from(n));
+    let coarse = least(&mut down(WIDEST, COARSE));
+    let fine = least(&mut down(coarse + FINE.1 * f64::from(FINE.0 / 2), FINE));
+    Integers::SYMMETRIC_8.scale(magnitude, fine.min(WIDEST))
 }
 
 fn squared_error(values: &[f32], scale: f32) -> f64 {
