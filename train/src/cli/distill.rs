@@ -31,10 +31,10 @@ pub(super) struct DistillArgs {
     #[arg(long, value_delimiter = ',', default_value = "1,2,4", value_name = "K,K,...")]
     denoising_steps: Vec<usize>,
     /// Weight of nearness to what came, beside the critic's word: less is sharper and further off.
-    #[arg(long, default_value_t = 0.2)]
+    #[arg(long, default_value_t = 0.03)]
     nearness: f64,
     /// Optimiser steps.
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 1500)]
     steps: u64,
     /// Windows a step.
     #[arg(long, default_value_t = 2)]
