@@ -59,11 +59,11 @@ pub struct StepsCurve {
 /// How the realism of a curve is measured, for readers of a report.
 pub const DEFINITION: &str = "\
 Features are vectors of 2c numbers, one for each latent cell of which at least half the pixels move: the cell's c \
-channels, and their change since the last frame seen, of pictures as they are shown, encoded again. The Fréchet distance \
-is that of two Gaussians with the means and covariances of predicted and of real cells (0: as real; the encoder is the \
-same for all). Spread is the \
-standard deviation between draws of one clip, error the root mean square distance of their mean to what came, both over \
-the same cells; calibration is spread x sqrt(1 + 1/draws) / error, 1 for draws that could as well be what came. PSNR, \
+channels, and their change since the last frame seen, of pictures as they are shown, encoded again. The Fréchet \
+distance is that of two Gaussians with the means and covariances of predicted and of real cells (0: as real; the \
+encoder is the same for all). Spread is the standard deviation between draws of one clip, error the root mean square \
+distance of their mean to what came, both over the same cells; calibration is spread x sqrt(1 + 1/draws) / error, 1 \
+for draws that could as well be what came. PSNR, \
 SSIM and sharpness are of the first draw.";
 
 /// Gathers one number of steps.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, Tensor};
 
+use crate::model::Model;
 use crate::params::{Params, load_tensors};
 use crate::transformer::TOKEN_IDS;
 use crate::vae;
@@ -64,6 +65,17 @@ pub fn save_transformer(
         .collect();
     write_json(&dir.join("added_tokens.json"), &ids)?;
     params.save(&dir.join("model.safetensors"), kind)
+}
+
+/// Writes what became of a checkpoint in `steps` more, predictor and autoencoder in one set, as `dir`, whose name is the
+/// model's.
+pub fn save_adapted(dir: &Path, model: &Model, trained: Trained, steps: u64, params: Params) -> Result<()> {
+    let name =
+        dir.file_name().context("the checkpoint's folder needs a name")?.to_string_lossy().into_owned();
+    let (vae, transformer) = params.partition(vae::is_autoencoders);
+    let trained = Trained { name, steps: trained.steps + steps, motion: model.motion, ..trained };
+    save_transformer(dir, &model.config, trained, &transformer, Kind::Half)?;
+    save_vae(dir, &model.vae, &vae, Kind::Half)
 }
 
 /// Reads the transformer's sizes, and what it was trained for.

@@ -8,24 +8,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use nextclip_core::checkpoint::Trained;
+use anyhow::{Result, ensure};
 use nextclip_core::sampler::{TimeGrid, step_fraction};
 use rand::RngExt;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint;
 use crate::critic::{self, Critic, is_critics};
-use crate::finetune::{is_autoencoders, is_encoders};
-use crate::fit::{Course, fit};
+use crate::fit::Course;
 use crate::footage::Origin;
-use crate::gradients;
 use crate::model::{AtWork, Model, Past};
 use crate::params::Params;
-use crate::pool::Pool;
-use crate::vae::Vae;
-use crate::validation::Validation;
-use crate::windows::{Noise, Window, Windows, log_mse};
+use crate::windows::{Noise, PIXEL_FLOOR, Window, Windows, learn, log_mse};
 
 /// What the user chose.
 #[derive(Clone, Debug)]
@@ -54,12 +48,9 @@ pub struct Plan {
 const ENERGY_WEIGHT: f64 = 2.0;
 /// Weight of the motion's distance from the true one.
 const MOTION_WEIGHT: f64 = 0.5;
-/// See [`crate::finetune`].
-const PIXEL_FLOOR: f64 = 4e-4;
 
 /// Distils, or goes on, and writes the student's checkpoint.
 pub fn run(plan: &Plan) -> Result<()> {
-    let name = plan.out.file_name().context("the checkpoint's folder needs a name")?;
     ensure!(
         !plan.steps.is_empty() && plan.steps.iter().all(|&steps| steps > 0),
         "the student's numbers of denoising steps are {:?}, must be 1 or more",
@@ -73,32 +64,12 @@ pub fn run(plan: &Plan) -> Result<()> {
     let new = |specs: &[_]| Params::new(specs, plan.windows.seed, plan.compute, plan.device);
     let mut transformer = new(&model.specs());
     transformer.assign(&checkpoint::load_transformer(&plan.checkpoint)?)?;
-    let mut params = transformer.union(vae).union(new(&critic::specs(&geometry)));
-    params.freeze_unless(|name| !is_encoders(name));
+    let params = transformer.union(vae).union(new(&critic::specs(&geometry)));
 
-    let (_, params) = train(plan, &model, params)?.partition(is_critics);
-    let (vae, transformer) = params.partition(is_autoencoders);
-    let trained = Trained {
-        name: name.to_string_lossy().into_owned(),
-        steps: trained.steps + plan.course.steps,
-        ..trained
-    };
-    checkpoint::save_transformer(&plan.out, &model.config, trained, &transformer, Kind::Half)?;
-    checkpoint::save_vae(&plan.out, &model.vae, &vae, Kind::Half)
-}
-
-fn train(plan: &Plan, model: &Model, params: Params) -> Result<Params> {
-    let pool = Pool::of_pictures(&plan.origins, &model.geometry, &plan.windows.wanted(&model.geometry))?;
-    let validation = {
-        let vae = Vae::new(&model.vae, &params);
-        Validation::new(&plan.origins, model, plan.windows.seed, &vae)?
-    };
-    let gradients = |params: &Params, step| {
-        let windows = plan.windows.draw(model, &pool, step);
-        gradients::of_parts(params, windows, |params, window| loss(window, plan, model, params))
-    };
-    let validate = |params: &Params| Ok(validation.gain_db(&model.with(params, params)?));
-    fit("distill", &plan.course, params, gradients, validate)
+    let loss = |window: Window<'_>, params: &Params| loss(window, plan, &model, params);
+    let params = learn("distill", &plan.course, &plan.windows, &plan.origins, &model, params, loss)?;
+    let (_, student) = params.partition(is_critics);
+    checkpoint::save_adapted(&plan.out, &model, trained, plan.course.steps, student)
 }
 
 /// What the student and its critic learn from, each from its own part: the critic sees detached pictures, the student

@@ -7,23 +7,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nextclip_core::Motion;
-use nextclip_core::checkpoint::Trained;
 use rand::RngExt;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint;
-use crate::fit::{Course, fit};
+use crate::fit::Course;
 use crate::footage::Origin;
-use crate::gradients;
 use crate::model::Model;
 use crate::params::Params;
-use crate::pool::Pool;
 use crate::train_predictor::{is_motions, noised};
-use crate::vae::Vae;
-use crate::validation::Validation;
-use crate::windows::{Noise, Window, Windows, log_mse};
+use crate::windows::{Noise, PIXEL_FLOOR, Window, Windows, learn, log_mse};
 
 /// What the user chose.
 #[derive(Clone, Debug)]
@@ -59,15 +54,11 @@ const RECONSTRUCTION_WEIGHT: f64 = 0.2;
 /// Weight of the motion's distance from the true one, which generated scenes know: pictures alone say where a thing came
 /// from only once it is nearly found.
 const MOTION_WEIGHT: f64 = 0.5;
-/// Added to a frame's mean squared error on the scale of [-1, 1] before its logarithm: 40 dB. A frame that is better
-/// has little more to gain.
-const PIXEL_FLOOR: f64 = 4e-4;
-/// The same of latents, whose variance is 1.
+/// As [`PIXEL_FLOOR`], of latents, whose variance is 1.
 const LATENT_FLOOR: f64 = 0.02;
 
 /// Adapts, or goes on, and writes the checkpoint.
 pub fn run(plan: &Plan) -> Result<()> {
-    let name = plan.out.file_name().context("the checkpoint's folder needs a name")?;
     let (config, trained) = checkpoint::load_transformer_config(&plan.checkpoint)?;
     let (vae_config, vae) = checkpoint::load_vae(&plan.checkpoint, plan.compute, plan.device)?;
     let motion = trained.motion.or(plan.motion);
@@ -83,39 +74,11 @@ pub fn run(plan: &Plan) -> Result<()> {
     if let Some(rank) = plan.lora {
         params.add_lora(rank, plan.windows.seed);
     }
-    let mut params = train(plan, &model, params.union(vae))?;
+    let loss = |window: Window<'_>, params: &Params| loss(window, plan, &model, params);
+    let (course, params) = (&plan.course, params.union(vae));
+    let mut params = learn("finetune", course, &plan.windows, &plan.origins, &model, params, loss)?;
     params.merge_lora();
-
-    let (vae, transformer) = params.partition(is_autoencoders);
-    let trained = Trained {
-        name: name.to_string_lossy().into_owned(),
-        steps: trained.steps + plan.course.steps,
-        motion,
-        ..trained
-    };
-    checkpoint::save_transformer(&plan.out, &model.config, trained, &transformer, Kind::Half)?;
-    checkpoint::save_vae(&plan.out, &model.vae, &vae, Kind::Half)
-}
-
-pub(crate) fn is_encoders(name: &str) -> bool {
-    name.starts_with("encoder.") || name.starts_with("quant_conv.")
-}
-
-pub(crate) fn is_autoencoders(name: &str) -> bool {
-    is_encoders(name) || name.starts_with("decoder.") || name.starts_with("post_quant_conv.")
-}
-
-fn train(plan: &Plan, model: &Model, mut params: Params) -> Result<Params> {
-    params.freeze_unless(|name| !is_encoders(name));
-    let pool = Pool::of_pictures(&plan.origins, &model.geometry, &plan.windows.wanted(&model.geometry))?;
-    let vae = Vae::new(&model.vae, &params);
-    let validation = Validation::new(&plan.origins, model, plan.windows.seed, &vae)?;
-    let gradients = |params: &Params, step| {
-        let windows = plan.windows.draw(model, &pool, step);
-        gradients::of_parts(params, windows, |params, window| loss(window, plan, model, params))
-    };
-    let validate = |params: &Params| Ok(validation.gain_db(&model.with(params, params)?));
-    fit("finetune", &plan.course, params, gradients, validate)
+    checkpoint::save_adapted(&plan.out, &model, trained, course.steps, params)
 }
 
 /// Sum of the logarithms of mean squared errors, each frame with equal weight: a decibel of a quiet frame counts as much

@@ -73,6 +73,16 @@ pub fn specs(config: &VaeConfig) -> Vec<Spec> {
     specs.0
 }
 
+/// Whether a tensor belongs to the half that makes latents.
+pub fn is_encoders(name: &str) -> bool {
+    name.starts_with("encoder.") || name.starts_with("quant_conv.")
+}
+
+/// Whether a tensor belongs to the autoencoder.
+pub fn is_autoencoders(name: &str) -> bool {
+    is_encoders(name) || name.starts_with("decoder.") || name.starts_with("post_quant_conv.")
+}
+
 struct Specs(Vec<Spec>);
 
 impl Specs {

@@ -1,5 +1,6 @@
 //! Windows of pictures: what the runs learn from that train predictor and decoder together.
 
+use anyhow::Result;
 use nextclip_core::{Geometry, sampler};
 use nextclip_scenes::Trace;
 use rand::{RngExt, SeedableRng};
@@ -7,11 +8,16 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
 use crate::compositing::{motion_error, source_error};
-use crate::footage;
+use crate::fit::{Course, fit};
+use crate::footage::{self, Origin};
+use crate::gradients;
 use crate::model::{AtWork, Model, Past, Pictures};
+use crate::params::Params;
 use crate::pool::{Pool, Wanted};
 use crate::train_predictor::{HISTORY_T_MIN, noised, shortest};
 use crate::transformer::Estimate;
+use crate::vae::{self, Vae};
+use crate::validation::Validation;
 
 /// How windows are drawn.
 #[derive(Clone, Copy, Debug)]
@@ -187,6 +193,31 @@ impl<'a> Window<'a> {
         Tensor::from_slice(&values).reshape(like.size()).to_device(like.device())
     }
 }
+
+/// Trains `params`, all but the encoder, on `windows` of the origins' pictures, or goes on; `loss` is that of one window.
+/// Returns what [`fit`] does.
+pub(crate) fn learn(
+    name: &str,
+    course: &Course,
+    windows: &Windows,
+    origins: &[Origin],
+    model: &Model,
+    mut params: Params,
+    loss: impl Fn(Window<'_>, &Params) -> Result<Tensor> + Sync,
+) -> Result<Params> {
+    params.freeze_unless(|name| !vae::is_encoders(name));
+    let pool = Pool::of_pictures(origins, &model.geometry, &windows.wanted(&model.geometry))?;
+    let validation = Validation::new(origins, model, windows.seed, &Vae::new(&model.vae, &params))?;
+    let gradients = |params: &Params, step| {
+        gradients::of_parts(params, windows.draw(model, &pool, step), |params, window| loss(window, params))
+    };
+    let validate = |params: &Params| Ok(validation.gain_db(&model.with(params, params)?));
+    fit(name, course, params, gradients, validate)
+}
+
+/// Added to a frame's mean squared error on the scale of [-1, 1] before its logarithm: 40 dB. A frame that is better
+/// has little more to gain.
+pub(crate) const PIXEL_FLOOR: f64 = 4e-4;
 
 /// Mean over frames (n, c, h, w) of the logarithm of their mean square plus `floor`.
 pub(crate) fn log_mse(difference: &Tensor, floor: f64) -> Tensor {
