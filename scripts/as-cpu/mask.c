@@ -5,6 +5,7 @@
 // /proc/cpuinfo). The fault is answered here with the processor's own answer, less the bits of the sets to hide.
 // Threads and forked processes inherit the setting; a program that this one executes starts afresh, and loads this
 // library again. The C library has asked before any constructor runs: its own memory copies stay as they are.
+// Where the processor cannot, `run` has the library to be measured ask by an instruction that traps, see `trap.py`.
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -56,23 +57,26 @@ static void hide(struct sets sets) {
     hidden.edx_1 |= sets.edx_1;
 }
 
+static int faults; // or traps
+
 static long fault_on_cpuid(int fault) { return syscall(SYS_arch_prctl, ARCH_SET_CPUID, fault ? 0 : 1); }
 
 static void answer(int signal_number, siginfo_t *info, void *context) {
     (void)info;
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     const uint8_t *at = (const uint8_t *)registers[REG_RIP];
-    // A jump to no code faults with the address itself in RIP: reading there would fault again.
-    if ((uintptr_t)info->si_addr == (uintptr_t)at || at[0] != 0x0f || at[1] != 0xa2) {
+    // A jump to no code faults with the address itself in RIP: reading there would fault again. A trap's address is its own.
+    int readable = !faults || (uintptr_t)info->si_addr != (uintptr_t)at;
+    if (!readable || at[0] != 0x0f || at[1] != (faults ? 0xa2 : 0x0b)) {
         signal(signal_number, SIG_DFL); // not ours: the instruction runs again and ends the program as it would have
         return;
     }
     int saved_errno = errno;
     uint32_t leaf = (uint32_t)registers[REG_RAX], subleaf = (uint32_t)registers[REG_RCX];
     uint32_t a = leaf, b, c = subleaf, d;
-    fault_on_cpuid(0);
+    if (faults) fault_on_cpuid(0);
     __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-    fault_on_cpuid(1);
+    if (faults) fault_on_cpuid(1);
     if (leaf == 7 && subleaf == 0) {
         b &= ~hidden.ebx_0;
         c &= ~hidden.ecx_0;
@@ -110,6 +114,7 @@ __attribute__((constructor)) static void start(void) {
         give_up("AS_CPU is not avx2, avx-vnni, avx512, avx512-vnni or no-amx");
     }
     struct sigaction action = {.sa_sigaction = answer, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
-    if (sigaction(SIGSEGV, &action, NULL) != 0) give_up("no handler for the fault can be set");
-    if (fault_on_cpuid(1) != 0) give_up("this processor or kernel cannot make CPUID fault (cpuid_fault in /proc/cpuinfo)");
+    faults = getenv("AS_CPU_TRAPS") == NULL;
+    if (sigaction(faults ? SIGSEGV : SIGILL, &action, NULL) != 0) give_up("no handler can be set");
+    if (faults && fault_on_cpuid(1) != 0) give_up("this processor cannot make CPUID fault (cpuid_fault in /proc/cpuinfo)");
 }

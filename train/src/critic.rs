@@ -4,14 +4,17 @@ use nextclip_core::Geometry;
 use tch::{Kind, Tensor};
 
 use crate::params::{Init, Params, Scope, Spec};
+use crate::sharpness::moving;
 
 /// Channels of each level, which has half the side of the one before.
 const WIDTHS: [usize; 4] = [48, 96, 192, 192];
 const SLOPE: f64 = 0.2;
 /// Pictures are disturbed by so much, on the scale of [-1, 1], where the critic must stay smooth.
-const DISTURBANCE: f64 = 0.05;
+const DISTURBANCE: f64 = 0.02;
 /// Weight of its unevenness there.
 const SMOOTHNESS_WEIGHT: f64 = 100.0;
+/// Weight of a part in which nothing moves, beside 1 where everything does.
+const QUIET_WEIGHT: f64 = 0.05;
 
 /// Every tensor of the critic.
 pub fn specs(geometry: &Geometry) -> Vec<Spec> {
@@ -69,18 +72,30 @@ impl<'a> Critic<'a> {
 
     /// How clearly the predicted clips lose against those that came, in nats: what the predictor learns from.
     pub fn lost(&self, last: &Tensor, came: &Tensor, predicted: &Tensor) -> Tensor {
-        (tch::no_grad(|| self.scores(last, came)) - self.scores(last, predicted)).softplus().mean(Kind::Float)
+        let lead = tch::no_grad(|| self.scores(last, came)) - self.scores(last, predicted);
+        self.where_lively(&lead.softplus(), last, [came, predicted])
     }
 
     /// What the critic itself learns from: to prefer what came, and to do so smoothly around both, where `noise`
     /// like them leads (an approximation of the gradient penalties R1 and R2, Lin et al. 2025).
     pub fn loss(&self, last: &Tensor, came: &Tensor, predicted: &Tensor, noise: &Tensor) -> Tensor {
         let noise = noise * DISTURBANCE;
-        let unevenness = |clips: &Tensor, scores: &Tensor| {
-            (self.scores(last, &(clips + &noise)) - scores).square().mean(Kind::Float)
-        };
+        let unevenness =
+            |clips: &Tensor, scores: &Tensor| (self.scores(last, &(clips + &noise)) - scores).square();
         let (real, fake) = (self.scores(last, came), self.scores(last, predicted));
         let uneven = unevenness(came, &real) + unevenness(predicted, &fake);
-        (fake - real).softplus().mean(Kind::Float) + uneven * SMOOTHNESS_WEIGHT
+        let behind = (fake - real).softplus();
+        self.where_lively(&(behind + uneven * SMOOTHNESS_WEIGHT), last, [came, predicted])
+    }
+
+    /// Mean of `values` of parts (n, 1, rows, columns), each with the share of its pixels where a clip departs from `last`
+    /// in any frame as its weight: where nothing moves there is nothing to tell apart.
+    fn where_lively(&self, values: &Tensor, last: &Tensor, clips: [&Tensor; 2]) -> Tensor {
+        let weights = tch::no_grad(|| {
+            let lively = clips.map(|clip| moving(clip, last).amax([1], true));
+            let [rows, columns] = [2, 3].map(|axis| values.size()[axis]);
+            lively[0].maximum(&lively[1]).adaptive_avg_pool2d([rows, columns]) + QUIET_WEIGHT
+        });
+        (values * &weights).sum(Kind::Float) / weights.sum(Kind::Float)
     }
 }

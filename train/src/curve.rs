@@ -3,20 +3,35 @@
 use std::path::Path;
 
 use anyhow::Result;
-use nextclip_media::plot::{Line, Plot};
+use nextclip_media::plot::{Line as Curve, Plot};
 
-/// Writes the curve of (step, loss, validation value) as a PNG.
-pub(crate) fn draw(path: &Path, title: &str, log: &[(u64, f64, Option<f64>)]) -> Result<()> {
-    let losses: Vec<_> = log.iter().map(|&(step, loss, _)| (step as f64, loss)).collect();
+use crate::run::Line;
+
+/// Writes the curves as PNGs: `path` is the loss and its terms, beside it the validation value.
+pub(crate) fn draw(path: &Path, title: &str, log: &[Line]) -> Result<()> {
+    let curve = |value: &dyn Fn(&Line) -> Option<f64>| -> Vec<(f64, f64)> {
+        log.iter().filter_map(|line| Some((line.step as f64, value(line)?))).collect()
+    };
+    let mut curves = vec![("sum".to_owned(), curve(&|line| Some(line.loss.total())))];
+    let names = log.last().map(|line| &line.loss.0[..]).unwrap_or_default();
+    if names.len() > 1 {
+        curves.extend(names.iter().map(|(name, _)| {
+            let of =
+                |line: &Line| line.loss.0.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
+            (name.clone(), curve(&of))
+        }));
+    }
     // Sums of logarithms are losses, too, and below zero.
-    let log_y = losses.iter().all(|&(_, loss)| loss > 0.0);
-    let plot = Plot { log_y, ..Plot::new(format!("{title}: training loss"), "step", "loss") };
-    nextclip_media::save_png(path, &plot.with(Line::new("mean of 50 steps", losses)).draw(960, 540))?;
-    let values: Vec<_> = log.iter().filter_map(|&(step, _, value)| Some((step as f64, value?))).collect();
+    let log_y = curves.iter().flat_map(|(_, points)| points).all(|&(_, loss)| loss > 0.0);
+    let plot =
+        Plot { log_y, ..Plot::new(format!("{title}: training loss, means of 50 steps"), "step", "loss") };
+    let plot = curves.into_iter().fold(plot, |plot, (name, points)| plot.with(Curve::new(name, points)));
+    nextclip_media::save_png(path, &plot.draw(960, 540))?;
+    let values = curve(&|line| line.validation);
     if values.len() >= 2 {
         let plot = Plot::new(format!("{title}: validation on held-out clips"), "step", "dB");
         let path = path.with_extension("validation.png");
-        nextclip_media::save_png(&path, &plot.with(Line::new("validation", values)).draw(960, 540))?;
+        nextclip_media::save_png(&path, &plot.with(Curve::new("validation", values)).draw(960, 540))?;
     }
     Ok(())
 }

@@ -4,7 +4,8 @@
 //! The student starts as its teacher and learns two things besides. Its latents are drawn, not averaged: they follow the
 //! energy score of two draws from different noise, which is best where draws differ from each other as they do from what
 //! came (Gneiting and Raftery 2007). And its pictures pass a critic, which compares them with those that came (with the
-//! pairing loss of Jolicoeur-Martineau 2018). It meets in training what it meets at work: points of its own trajectories.
+//! pairing loss of Jolicoeur-Martineau 2018); how much edge they have where things move is held to what it should be. It
+//! meets in training what it meets at work: points of its own trajectories.
 
 use std::path::PathBuf;
 
@@ -17,8 +18,11 @@ use crate::checkpoint;
 use crate::critic::{self, Critic, is_critics};
 use crate::fit::Course;
 use crate::footage::Origin;
+use crate::loss::Loss;
 use crate::model::{AtWork, Model, Past};
 use crate::params::Params;
+use crate::sharpness::{gradient_energy, moving};
+use crate::vae;
 use crate::windows::{Noise, PIXEL_FLOOR, Window, Windows, learn, log_mse};
 
 /// What the user chose.
@@ -36,6 +40,8 @@ pub struct Plan {
     pub windows: Windows,
     /// Numbers of denoising steps that the student is made for, each as often as the others.
     pub steps: Vec<usize>,
+    /// Whether only the pictures are learned, that is decoder and blend, of the predictor's draws as they are.
+    pub pictures_only: bool,
     /// Weight of nearness to what came beside the critic's word: less is sharper and further off.
     pub nearness: f64,
     /// Arithmetic of a training step.
@@ -44,10 +50,20 @@ pub struct Plan {
     pub device: Device,
 }
 
+/// Weight of the critic's word.
+const CRITIC_WEIGHT: f64 = 3.0;
 /// Weight of the draws' energy score.
 const ENERGY_WEIGHT: f64 = 2.0;
+/// Weight of how much edge there is.
+const EDGES_WEIGHT: f64 = 0.3;
+/// Energy of edges, in squared levels of 255, that is as good as none.
+const EDGES_FLOOR: f64 = 1000.0;
 /// Weight of the motion's distance from the true one.
 const MOTION_WEIGHT: f64 = 0.5;
+/// Weight of nearness where nothing moves: there is but one future, and it is known.
+const STILL_WEIGHT: f64 = 0.2;
+/// Weight of plain reconstruction, which the decoder must not forget.
+const RECONSTRUCTION_WEIGHT: f64 = 0.05;
 
 /// Distils, or goes on, and writes the student's checkpoint.
 pub fn run(plan: &Plan) -> Result<()> {
@@ -64,17 +80,25 @@ pub fn run(plan: &Plan) -> Result<()> {
     let new = |specs: &[_]| Params::new(specs, plan.windows.seed, plan.compute, plan.device);
     let mut transformer = new(&model.specs());
     transformer.assign(&checkpoint::load_transformer(&plan.checkpoint)?)?;
-    let params = transformer.union(vae).union(new(&critic::specs(&geometry)));
+    let mut params = transformer.union(vae).union(new(&critic::specs(&geometry)));
 
+    params.freeze_unless(|name| {
+        !vae::is_encoders(name) && (!plan.pictures_only || vae::is_autoencoders(name) || paints(name))
+    });
     let loss = |window: Window<'_>, params: &Params| loss(window, plan, &model, params);
     let params = learn("distill", &plan.course, &plan.windows, &plan.origins, &model, params, loss)?;
     let (_, student) = params.partition(is_critics);
     checkpoint::save_adapted(&plan.out, &model, trained, plan.course.steps, student)
 }
 
+/// Whether a tensor outside the autoencoder makes pictures or judges them.
+fn paints(name: &str) -> bool {
+    name.starts_with("motion.blend.") || is_critics(name)
+}
+
 /// What the student and its critic learn from, each from its own part: the critic sees detached pictures, the student
 /// a frozen critic.
-fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> Result<Tensor> {
+fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> Result<Loss> {
     let student = model.with(params, params)?;
     let start = window.start(&student, &model.geometry);
     let x1 = start.x1();
@@ -87,16 +111,32 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     let shown = draws.narrow(1);
     let pictures = student.pictures(&shown, &start.last);
     let came = start.truth().unsqueeze(0);
+    let (real, rebuilt) = start.rebuilt(&student, &mut window.rng);
 
+    let area = moving(&came, &start.last);
     let frozen = params.frozen();
     let lost = Critic::new(&frozen).lost(&start.last, &came, &pictures.shown);
     let disturbance = window.noise(&came, Noise::Critic);
     let judged = Critic::new(params).loss(&start.last, &came, &pictures.shown.detach(), &disturbance);
-    Ok(lost
-        + judged
-        + energy_score(&draws.x1, &x1) * ENERGY_WEIGHT
-        + window.motion_loss(&student, &shown, &pictures) * MOTION_WEIGHT
-        + log_mse(&(pictures.shown - &came).squeeze_dim(0), PIXEL_FLOOR) * plan.nearness)
+    let off = (&pictures.shown - &came).squeeze_dim(0);
+    let still = area.squeeze_dim(0).unsqueeze(1).neg() + 1.0;
+    Ok(Loss::of([
+        ("lost", lost * CRITIC_WEIGHT),
+        ("judged", judged),
+        ("energy", energy_score(&draws.x1, &x1) * ENERGY_WEIGHT),
+        ("edges", edges_loss(&pictures.shown, &came, &area) * EDGES_WEIGHT),
+        ("motion", window.motion_loss(&student, &shown, &pictures) * MOTION_WEIGHT),
+        ("near", log_mse(&off, PIXEL_FLOOR) * plan.nearness),
+        ("still", log_mse(&(off * still), PIXEL_FLOOR) * STILL_WEIGHT),
+        ("rebuilt", log_mse(&(rebuilt - real), PIXEL_FLOOR) * RECONSTRUCTION_WEIGHT),
+    ]))
+}
+
+/// How far the energy of edges of pictures (1, N, 3, H, W) is from that of those that came, within `area` (1, N, H, W): the
+/// mean square of its logarithm over the frames. It says how much edge there must be, not where: that is the critic's.
+fn edges_loss(shown: &Tensor, came: &Tensor, area: &Tensor) -> Tensor {
+    let energy = |pictures: &Tensor| (gradient_energy(pictures, area) + EDGES_FLOOR).log();
+    (energy(shown) - energy(came)).square().mean(Kind::Float)
 }
 
 /// Energy score of two draws (2, N, c, h, w) of `x1` (1, N, c, h, w): for each cell, over frames and channels, how far they

@@ -15,9 +15,11 @@ use tch::{Device, Kind, Tensor};
 use crate::checkpoint;
 use crate::fit::Course;
 use crate::footage::Origin;
+use crate::loss::Loss;
 use crate::model::Model;
 use crate::params::Params;
 use crate::train_predictor::{is_motions, noised};
+use crate::vae;
 use crate::windows::{Noise, PIXEL_FLOOR, Window, Windows, learn, log_mse};
 
 /// What the user chose.
@@ -75,7 +77,8 @@ pub fn run(plan: &Plan) -> Result<()> {
         params.add_lora(rank, plan.windows.seed);
     }
     let loss = |window: Window<'_>, params: &Params| loss(window, plan, &model, params);
-    let (course, params) = (&plan.course, params.union(vae));
+    let (course, mut params) = (&plan.course, params.union(vae));
+    params.freeze_unless(|name| !vae::is_encoders(name));
     let mut params = learn("finetune", course, &plan.windows, &plan.origins, &model, params, loss)?;
     params.merge_lora();
     checkpoint::save_adapted(&plan.out, &model, trained, course.steps, params)
@@ -83,7 +86,7 @@ pub fn run(plan: &Plan) -> Result<()> {
 
 /// Sum of the logarithms of mean squared errors, each frame with equal weight: a decibel of a quiet frame counts as much
 /// as one of a lively frame.
-fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> Result<Tensor> {
+fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> Result<Loss> {
     let model_at_work = model.with(params, params)?;
     let start = window.start(&model_at_work, &model.geometry);
     let x1 = start.x1();
@@ -94,12 +97,14 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     let pictures = model_at_work.pictures(&estimate, &start.last);
     let truth = start.truth();
 
-    // One real frame is rebuilt beside the predicted ones.
-    let real = window.rng.random_range(0..truth.size()[0]);
-    let rebuilt = model_at_work.vae.decode(&x1.get(0).narrow(0, real, 1));
-    Ok(window.motion_loss(&model_at_work, &estimate, &pictures) * MOTION_WEIGHT
-        + log_mse(&(pictures.shown.squeeze_dim(0) - &truth), PIXEL_FLOOR)
-        + log_mse(&(pictures.decoded.squeeze_dim(0) - &truth), PIXEL_FLOOR) * DECODER_WEIGHT
-        + log_mse(&(estimate.x1 - &x1).squeeze_dim(0), LATENT_FLOOR) * LATENT_WEIGHT
-        + log_mse(&(rebuilt - truth.narrow(0, real, 1)), PIXEL_FLOOR) * RECONSTRUCTION_WEIGHT)
+    let (real, rebuilt) = start.rebuilt(&model_at_work, &mut window.rng);
+    let off = |a: &Tensor, b: &Tensor, floor: f64| log_mse(&(a.squeeze_dim(0) - b.squeeze_dim(0)), floor);
+    let motion = window.motion_loss(&model_at_work, &estimate, &pictures);
+    Ok(Loss::of([
+        ("shown", off(&pictures.shown, &truth, PIXEL_FLOOR)),
+        ("decoded", off(&pictures.decoded, &truth, PIXEL_FLOOR) * DECODER_WEIGHT),
+        ("latents", off(&estimate.x1, &x1, LATENT_FLOOR) * LATENT_WEIGHT),
+        ("rebuilt", log_mse(&(rebuilt - real), PIXEL_FLOOR) * RECONSTRUCTION_WEIGHT),
+        ("motion", motion * MOTION_WEIGHT),
+    ]))
 }

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use tch::Tensor;
 
 use crate::gradients::Gradients;
+use crate::loss::Terms;
 use crate::optim::{Optimiser, Schedule, Settings};
 use crate::params::Params;
 use crate::run::Run;
@@ -38,7 +39,7 @@ pub(crate) fn fit(
     name: &str,
     course: &Course,
     mut params: Params,
-    gradients: impl Fn(&Params, u64) -> Result<(f64, Gradients)>,
+    gradients: impl Fn(&Params, u64) -> Result<(Terms, Gradients)>,
     validate: impl Fn(&Params) -> Result<f64>,
 ) -> Result<Params> {
     let mut optimiser = Optimiser::new(&params, course.optimiser);
@@ -46,7 +47,7 @@ pub(crate) fn fit(
     let trained = params.trained().map(|(_, tensor)| tensor.numel()).sum::<usize>();
     log::info!("{trained} parameters in {:?}", params.compute());
     let mut best = Best::default();
-    if start == 0 && course.patience.is_some() {
+    if start == 0 {
         let value = validate(&params)?;
         log::info!("before training: {value:.3}");
         best.offer(value, &params);
@@ -54,7 +55,11 @@ pub(crate) fn fit(
     for step in start..course.steps {
         let (loss, gradients) = gradients(&params, step)?;
         optimiser.step(&params, &gradients, step, course.schedule.at(step));
-        ensure!(loss.is_finite(), "the loss is {loss} at step {step}: lower the learning rate");
+        ensure!(
+            loss.total().is_finite(),
+            "the loss is {} at step {step}: lower the learning rate",
+            loss.total()
+        );
         run.record(step, loss, LOGGED_EVERY, || {
             // Due where a multiple has come since the last line of the log.
             if (step + 1) % course.validate_every >= LOGGED_EVERY && step + 1 != course.steps {

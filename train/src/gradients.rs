@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use anyhow::{Result, ensure};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
+use crate::loss::{Loss, Terms};
 use crate::params::Params;
 
 /// Gradients by parameter; those that the loss does not depend on are missing.
@@ -20,20 +21,20 @@ pub type Gradients = BTreeMap<String, Tensor>;
 pub fn of_parts<P: Send>(
     params: &Params,
     parts: Vec<P>,
-    loss: impl Fn(&Params, P) -> Result<Tensor> + Sync,
-) -> Result<(f64, Gradients)> {
+    loss: impl Fn(&Params, P) -> Result<Loss> + Sync,
+) -> Result<(Terms, Gradients)> {
     ensure!(!parts.is_empty(), "a step of no parts");
     let count = parts.len() as f64;
-    let results: Vec<Result<(f64, Gradients)>> = if parts.len() == 1 || params.device().is_cuda() {
+    let results: Vec<Result<(Terms, Gradients)>> = if parts.len() == 1 || params.device().is_cuda() {
         parts.into_iter().map(|part| of_part(params, part, &loss)).collect()
     } else {
         side_by_side(params, parts, &loss)
     };
-    let mut mean = 0.0;
+    let mut losses = Vec::new();
     let mut sum = Gradients::new();
     for result in results {
         let (loss, gradients) = result?;
-        mean += loss / count;
+        losses.push(loss);
         for (name, gradient) in gradients {
             match sum.get_mut(&name) {
                 Some(sum) => drop(sum.g_add_(&gradient)),
@@ -42,15 +43,15 @@ pub fn of_parts<P: Send>(
         }
     }
     sum.values_mut().for_each(|gradient| drop(gradient.g_mul_scalar_(1.0 / count)));
-    Ok((mean, sum))
+    Ok((Terms::mean(&losses), sum))
 }
 
 /// Every part in turn by as many threads as the user gave to tensors, each computing alone.
 fn side_by_side<P: Send>(
     params: &Params,
     parts: Vec<P>,
-    loss: &(impl Fn(&Params, P) -> Result<Tensor> + Sync),
-) -> Vec<Result<(f64, Gradients)>> {
+    loss: &(impl Fn(&Params, P) -> Result<Loss> + Sync),
+) -> Vec<Result<(Terms, Gradients)>> {
     let workers = (tch::get_num_threads().max(1) as usize).min(parts.len());
     let mut shares: Vec<Vec<(usize, P)>> = (0..workers).map(|_| Vec::new()).collect();
     for (index, part) in parts.into_iter().enumerate() {
@@ -81,11 +82,11 @@ fn side_by_side<P: Send>(
 fn of_part<P>(
     params: &Params,
     part: P,
-    loss: &impl Fn(&Params, P) -> Result<Tensor>,
-) -> Result<(f64, Gradients)> {
+    loss: &impl Fn(&Params, P) -> Result<Loss>,
+) -> Result<(Terms, Gradients)> {
     let loss = loss(params, part)?;
     let (names, trained): (Vec<&str>, Vec<&Tensor>) = params.trained().unzip();
-    let gradients = Tensor::f_run_backward(&[&loss], &trained, false, false)?;
+    let gradients = Tensor::f_run_backward(&[loss.total()], &trained, false, false)?;
     let gradients = names.into_iter().map(str::to_owned).zip(gradients).filter(|(_, g)| g.defined());
-    Ok((loss.to_kind(Kind::Double).double_value(&[]), gradients.collect()))
+    Ok((loss.values(), gradients.collect()))
 }

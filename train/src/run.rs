@@ -9,8 +9,12 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use tch::Tensor;
 
+use crate::loss::Terms;
 use crate::optim::Optimiser;
 use crate::params::{Params, load_tensors, save_tensors};
+
+/// Columns of a loss table before those of the loss's terms.
+const FIRST_COLUMNS: [&str; 3] = ["step", "loss", "validation"];
 
 /// How often the state is written while training.
 const SAVE_EVERY: Duration = Duration::from_secs(180);
@@ -24,9 +28,20 @@ pub(crate) struct Run {
     title: String,
     bar: ProgressBar,
     saved: Instant,
-    /// (step, loss, validation value), of which a line each is in the CSV file.
-    log: Vec<(u64, f64, Option<f64>)>,
-    recent: Vec<f64>,
+    /// Of which a line each is in the CSV file.
+    log: Vec<Line>,
+    recent: Vec<Terms>,
+}
+
+/// What is logged of some steps.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// The last of them.
+    pub(crate) step: u64,
+    /// Means of their loss's terms.
+    pub(crate) loss: Terms,
+    /// How good the weights are, where that was asked.
+    pub(crate) validation: Option<f64>,
 }
 
 impl Run {
@@ -76,7 +91,7 @@ impl Run {
                 .collect(),
         )?;
         if let Ok(text) = fs::read_to_string(&self.losses) {
-            self.log = text.lines().skip(1).filter_map(parse_line).filter(|line| line.0 < step).collect();
+            self.log = parse(&text).into_iter().filter(|line| line.step < step).collect();
         }
         log::info!("{} goes on at step {step}", self.title);
         Ok(step)
@@ -87,7 +102,7 @@ impl Run {
     pub(crate) fn record(
         &mut self,
         step: u64,
-        loss: f64,
+        loss: Terms,
         every: u64,
         validate: impl FnOnce() -> Result<Option<f64>>,
     ) -> Result<()> {
@@ -96,15 +111,23 @@ impl Run {
         if !(step + 1).is_multiple_of(every) {
             return Ok(());
         }
-        let mean = self.recent.iter().sum::<f64>() / self.recent.len() as f64;
+        let loss = Terms::mean(&self.recent);
         self.recent.clear();
-        let value = validate()?;
-        self.log.push((step, mean, value));
-        self.bar.set_message(format!("loss {mean:.5}"));
+        let validation = validate()?;
+        let total = loss.total();
+        self.bar.set_message(format!("loss {total:.5}"));
         // A bar that goes to a file shows nothing: say it there, too.
-        if let Some(value) = value {
-            log::info!("{} step {} loss {mean:.5} validation {value:.3}", self.title, step + 1);
+        if let Some(value) = validation {
+            let terms: Vec<String> =
+                loss.0.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+            log::info!(
+                "{} step {} loss {total:.5} ({}) validation {value:.3}",
+                self.title,
+                step + 1,
+                terms.join(", ")
+            );
         }
+        self.log.push(Line { step, loss, validation });
         Ok(())
     }
 
@@ -125,10 +148,17 @@ impl Run {
 
     fn write_log(&self) -> Result<()> {
         let mut file = fs::File::create(&self.losses)?;
-        writeln!(file, "step,loss,validation")?;
-        for (step, loss, value) in &self.log {
-            let value = value.map(|value| value.to_string()).unwrap_or_default();
-            writeln!(file, "{step},{loss},{value}")?;
+        let names: Vec<&str> = self
+            .log
+            .last()
+            .map(|line| line.loss.0.iter().map(|(name, _)| &**name).collect())
+            .unwrap_or_default();
+        writeln!(file, "{}", [&FIRST_COLUMNS[..], &names].concat().join(","))?;
+        for line in &self.log {
+            let value = line.validation.map(|value| value.to_string()).unwrap_or_default();
+            write!(file, "{},{},{value}", line.step, line.loss.total())?;
+            line.loss.0.iter().try_for_each(|(_, value)| write!(file, ",{value}"))?;
+            writeln!(file)?;
         }
         if self.log.len() >= 2 {
             crate::curve::draw(&self.curve, &self.title, &self.log)?;
@@ -137,7 +167,16 @@ impl Run {
     }
 }
 
-fn parse_line(line: &str) -> Option<(u64, f64, Option<f64>)> {
-    let mut cells = line.split(',');
-    Some((cells.next()?.parse().ok()?, cells.next()?.parse().ok()?, cells.next()?.parse().ok()))
+/// The lines of a loss table; those that cannot be read are left out.
+fn parse(text: &str) -> Vec<Line> {
+    let mut lines = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let names = lines.next().unwrap_or_default();
+    let names = names.get(FIRST_COLUMNS.len()..).unwrap_or_default();
+    let line = |cells: Vec<&str>| {
+        let [step, _, validation, values @ ..] = &cells[..] else { return None };
+        let values: Vec<f64> = values.iter().map(|value| value.parse().ok()).collect::<Option<_>>()?;
+        let loss = names.iter().map(|&name| name.to_owned()).zip(values).collect();
+        Some(Line { step: step.parse().ok()?, loss: Terms(loss), validation: validation.parse().ok() })
+    };
+    lines.filter_map(line).collect()
 }

@@ -15,6 +15,7 @@ use crate::compositing::motion_error;
 use crate::fit::{Course, fit};
 use crate::footage::{self, Origin, POINT_STRIDE};
 use crate::gradients;
+use crate::loss::Loss;
 use crate::model::Model;
 use crate::params::Params;
 use crate::pool::{Pool, Wanted, stacked};
@@ -239,7 +240,7 @@ impl Batch {
     }
 
     /// Mean squared error of the x1 estimates, every noisy frame with equal weight, and the error of the motion.
-    pub fn loss(&self, model: &Transformer<'_>) -> Tensor {
+    pub fn loss(&self, model: &Transformer<'_>) -> Loss {
         let estimate = model.forward(&Sequence {
             noisy: &self.noisy,
             clean: &self.clean,
@@ -250,9 +251,10 @@ impl Batch {
         let loss = (estimate.x1 - &self.x1).square().mean(Kind::Float);
         match (model.motion(), estimate.motion, &self.moved) {
             (Some(sizes), Some(motion), Some(moved)) => {
-                loss + motion_error(&sizes, &motion, moved, model.pixels_per_cell()) * MOTION_WEIGHT
+                let off = motion_error(&sizes, &motion, moved, model.pixels_per_cell());
+                Loss::of([("latents", loss), ("motion", off * MOTION_WEIGHT)])
             }
-            _ => loss,
+            _ => loss.into(),
         }
     }
 }

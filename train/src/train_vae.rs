@@ -14,6 +14,7 @@ use crate::checkpoint;
 use crate::fit::{Course, fit};
 use crate::footage::{self, Origin};
 use crate::gradients;
+use crate::loss::Loss;
 use crate::params::Params;
 use crate::pool;
 use crate::vae::{self, Vae};
@@ -83,7 +84,7 @@ pub fn train(plan: &Plan) -> Result<Params> {
 }
 
 /// Mean squared and absolute error of the reconstruction of a posterior sample, and the divergence.
-pub fn loss(vae: &Vae<'_>, frames: &Tensor, seed: u64, stream: u64) -> Tensor {
+pub fn loss(vae: &Vae<'_>, frames: &Tensor, seed: u64, stream: u64) -> Loss {
     let (mean, log_variance) = vae.posterior(frames);
     let noise = nextclip_core::sampler::noise(seed, stream, mean.numel());
     let noise = Tensor::from_slice(&noise).reshape(mean.size()).to_device(mean.device());
@@ -91,7 +92,11 @@ pub fn loss(vae: &Vae<'_>, frames: &Tensor, seed: u64, stream: u64) -> Tensor {
     let difference = vae.decode(&(&mean + std * noise)) - frames;
     let kl = (mean.square() + log_variance.exp() - 1.0 - &log_variance).sum(Kind::Float) * 0.5
         / (frames.size()[0] * frames.size()[2] * frames.size()[3]) as f64;
-    difference.square().mean(Kind::Float) + difference.abs().mean(Kind::Float) * L1_WEIGHT + kl * KL_WEIGHT
+    Loss::of([
+        ("squared", difference.square().mean(Kind::Float)),
+        ("absolute", difference.abs().mean(Kind::Float) * L1_WEIGHT),
+        ("divergence", kl * KL_WEIGHT),
+    ])
 }
 
 /// Mean of per-picture PSNR of the reconstruction of pictures (n, H, W, 3).

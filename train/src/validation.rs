@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 use crate::costs::cost_volumes;
 use crate::footage::{self, Origin, What};
 use crate::model::{AtWork, Model, Past};
+use crate::sharpness::{gradient_energy, moving};
 use crate::vae::Vae;
 
 /// Clips of each source, at the most.
@@ -54,14 +55,24 @@ impl Validation {
     }
 
     /// PSNR of what the daemon would show after one step above that of the last frame repeated: the mean over
-    /// the sources by their weights, in decibels. The log names each.
+    /// the sources by their weights, in decibels. The log names each, and how sharp the pictures are.
     pub(crate) fn gain_db(&self, model: &AtWork<'_>) -> f64 {
-        let gains: Vec<f64> = self.sets.iter().map(|set| set.gain_db(self.seed, model)).collect();
-        let named = self.sets.iter().zip(&gains).map(|(set, gain)| format!("{:?} {gain:+.2} dB", set.what));
-        log::info!("above the last frame: {}", named.collect::<Vec<_>>().join(", "));
+        let scores: Vec<_> = self.sets.iter().map(|set| (set, set.score(self.seed, model))).collect();
+        let named = scores.iter().map(|(set, score)| {
+            format!("{:?} {:+.2} dB, sharpness {:.2}", set.what, score.gain_db, score.sharpness)
+        });
+        log::info!("above the last frame: {}", named.collect::<Vec<_>>().join("; "));
         let weights: f64 = self.sets.iter().map(|set| set.weight).sum();
-        self.sets.iter().zip(gains).map(|(set, gain)| set.weight * gain).sum::<f64>() / weights
+        scores.iter().map(|(set, score)| set.weight * score.gain_db).sum::<f64>() / weights
     }
+}
+
+/// How good the pictures of a source are.
+struct Score {
+    /// PSNR above that of the last frame repeated.
+    gain_db: f64,
+    /// Energy of edges over that of what came, where it moves.
+    sharpness: f64,
 }
 
 impl Set {
@@ -97,13 +108,18 @@ impl Set {
         }
     }
 
-    fn gain_db(&self, seed: u64, model: &AtWork<'_>) -> f64 {
+    fn score(&self, seed: u64, model: &AtWork<'_>) -> Score {
         tch::no_grad(|| {
             let noise = sampler::noise(seed, u64::MAX, self.clip.iter().product::<i64>() as usize);
             let noise = Tensor::from_slice(&noise).reshape(&self.clip).to_device(self.last.device());
             let estimate = model.estimate(&self.past, &noise, 0.0);
             let shown = model.pictures(&estimate, &self.last).shown.clamp(-1.0, 1.0);
-            mean_psnr_db(&(shown - &self.truth)) - self.last_frame_db
+            let area = moving(&self.truth, &self.last);
+            let energy = |pictures| gradient_energy(pictures, &area).sum(Kind::Double).double_value(&[]);
+            Score {
+                gain_db: mean_psnr_db(&(&shown - &self.truth)) - self.last_frame_db,
+                sharpness: energy(&shown) / energy(&self.truth),
+            }
         })
     }
 }

@@ -11,12 +11,13 @@ use crate::compositing::{motion_error, source_error};
 use crate::fit::{Course, fit};
 use crate::footage::{self, Origin};
 use crate::gradients;
+use crate::loss::Loss;
 use crate::model::{AtWork, Model, Past, Pictures};
 use crate::params::Params;
 use crate::pool::{Pool, Wanted};
 use crate::train_predictor::{HISTORY_T_MIN, noised, shortest};
 use crate::transformer::Estimate;
-use crate::vae::{self, Vae};
+use crate::vae::Vae;
 use crate::validation::Validation;
 
 /// How windows are drawn.
@@ -102,6 +103,12 @@ impl Start {
     /// Their latents, (1, N, c, h, w).
     pub(crate) fn x1(&self) -> Tensor {
         self.latents.narrow(1, self.latents.size()[1] - self.clip, self.clip)
+    }
+
+    /// One of the pictures that came and what the decoder makes of its latents, each (1, 3, H, W).
+    pub(crate) fn rebuilt(&self, model: &AtWork<'_>, rng: &mut ChaCha8Rng) -> (Tensor, Tensor) {
+        let real = rng.random_range(0..self.clip);
+        (self.truth().narrow(0, real, 1), model.vae.decode(&self.x1().get(0).narrow(0, real, 1)))
     }
 }
 
@@ -194,7 +201,7 @@ impl<'a> Window<'a> {
     }
 }
 
-/// Trains `params`, all but the encoder, on `windows` of the origins' pictures, or goes on; `loss` is that of one window.
+/// Trains those of `params` that are not frozen on `windows` of the origins' pictures, or goes on; `loss` is that of one window.
 /// Returns what [`fit`] does.
 pub(crate) fn learn(
     name: &str,
@@ -202,10 +209,9 @@ pub(crate) fn learn(
     windows: &Windows,
     origins: &[Origin],
     model: &Model,
-    mut params: Params,
-    loss: impl Fn(Window<'_>, &Params) -> Result<Tensor> + Sync,
+    params: Params,
+    loss: impl Fn(Window<'_>, &Params) -> Result<Loss> + Sync,
 ) -> Result<Params> {
-    params.freeze_unless(|name| !vae::is_encoders(name));
     let pool = Pool::of_pictures(origins, &model.geometry, &windows.wanted(&model.geometry))?;
     let validation = Validation::new(origins, model, windows.seed, &Vae::new(&model.vae, &params))?;
     let gradients = |params: &Params, step| {

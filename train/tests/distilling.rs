@@ -113,7 +113,7 @@ fn a_critic_learns_to_prefer_what_came() {
         let part = (last, came, smooth, disturbance);
         let (_, found) =
             gradients::of_parts(&params, vec![part], |params, (last, came, smooth, disturbance)| {
-                Ok(Critic::new(params).loss(&last, &came, &smooth, &disturbance))
+                Ok(Critic::new(params).loss(&last, &came, &smooth, &disturbance).into())
             })
             .unwrap();
         optimiser.step(&params, &found, step, 1e-3);

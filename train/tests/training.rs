@@ -35,13 +35,13 @@ fn gradients_reach_every_tensor() {
     let model = Transformer::new(&config, &GEOMETRY, &params, Device::Cpu).unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let batch = Batch::new(&latents(2, 5, 3), vec![2, 1, 2], 0.3, &mut rng, 1, 0);
-    batch.loss(&model).backward();
+    batch.loss(&model).total().backward();
     assert_all_have_gradients(&params);
 
     let config = vae_config();
     let params = Params::new(&vae::specs(&config), 1, Kind::Float, Device::Cpu);
     let frames = latents(2, 3, 4).reshape([2, 3, 12, 8]).tanh().upsample_nearest2d([32, 48], None, None);
-    train_vae::loss(&Vae::new(&config, &params), &frames, 1, 0).backward();
+    train_vae::loss(&Vae::new(&config, &params), &frames, 1, 0).total().backward();
     assert_all_have_gradients(&params);
 }
 
@@ -93,7 +93,7 @@ fn gradients_of_parts_are_those_of_the_whole_whatever_the_threads() {
     let frames = latents(4, 3, 4).reshape([4, 3, 12, 8]).tanh().upsample_nearest2d([32, 48], None, None);
     let loss = |params: &Params, frames: Tensor| {
         let vae = Vae::new(&config, params);
-        Ok((vae.decode(&vae.encode(&frames)) - frames).square().mean(Kind::Float))
+        Ok((vae.decode(&vae.encode(&frames)) - frames).square().mean(Kind::Float).into())
     };
     let of = |threads: i32, parts: i64| {
         tch::set_num_threads(threads);
@@ -104,7 +104,10 @@ fn gradients_of_parts_are_those_of_the_whole_whatever_the_threads() {
     assert!(one.iter().zip(&three).all(|((a, x), (b, y))| a == b && x.equal(y)));
 
     let (whole_loss, whole) = of(1, 1);
-    assert!((whole_loss - one_loss).abs() < 1e-6 * whole_loss, "{whole_loss} {one_loss}");
+    assert!(
+        (whole_loss.total() - one_loss.total()).abs() < 1e-6 * whole_loss.total(),
+        "{whole_loss:?} {one_loss:?}"
+    );
     for (name, gradient) in &whole {
         let difference = (gradient - &one[name]).norm().double_value(&[]);
         assert!(difference < 1e-4 * gradient.norm().double_value(&[]) + 1e-7, "{name}: {difference}");

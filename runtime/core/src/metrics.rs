@@ -49,11 +49,13 @@ pub fn psnr_within_db(a: &Picture, b: &Picture, area: &Area) -> Option<f64> {
 /// How far a pixel's neighbourhood must depart from the frame before to count as moving, in 8-bit levels.
 pub const MOVING_LEVELS: f64 = 12.0;
 
+/// A pixel's neighbourhood are those that are at most so many rows and columns away.
+pub const MOVING_RADIUS: usize = 2;
+
 /// The pixels of `picture` that move: where the largest difference of the three channels to `before`,
-/// averaged over the 5 x 5 pixels around (as far as they are in the picture), is above
+/// averaged over the pixels within [`MOVING_RADIUS`] (as far as they are in the picture), is above
 /// [`MOVING_LEVELS`]. `None` where the shapes differ.
 pub fn moving_area(picture: &Picture, before: &Picture) -> Option<Area> {
-    const RADIUS: usize = 2;
     if picture.dim() != before.dim() {
         return None;
     }
@@ -63,8 +65,8 @@ pub fn moving_area(picture: &Picture, before: &Picture) -> Option<Area> {
         f64::from(levels.unwrap_or(0))
     });
     Some(Array2::from_shape_fn((height, width), |(y, x)| {
-        let rows = y.saturating_sub(RADIUS)..(y + RADIUS + 1).min(height);
-        let columns = x.saturating_sub(RADIUS)..(x + RADIUS + 1).min(width);
+        let rows = y.saturating_sub(MOVING_RADIUS)..(y + MOVING_RADIUS + 1).min(height);
+        let columns = x.saturating_sub(MOVING_RADIUS)..(x + MOVING_RADIUS + 1).min(width);
         let pixels = rows.len() * columns.len();
         apart.slice(s![rows, columns]).sum() / pixels as f64 > MOVING_LEVELS
     }))

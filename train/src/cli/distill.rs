@@ -30,6 +30,10 @@ pub(super) struct DistillArgs {
     /// Numbers of denoising steps that the student is made for.
     #[arg(long, value_delimiter = ',', default_value = "1,2,4", value_name = "K,K,...")]
     denoising_steps: Vec<usize>,
+    /// Learn only how the pictures are painted (decoder and blend), of the predictor's draws as they are: half the time
+    /// a step. For the last of several runs.
+    #[arg(long)]
+    pictures_only: bool,
     /// Weight of nearness to what came, beside the critic's word: less is sharper and further off.
     #[arg(long, default_value_t = 0.03)]
     nearness: f64,
@@ -42,6 +46,9 @@ pub(super) struct DistillArgs {
     /// Learning rate at its height, falling to zero over the last half.
     #[arg(long, default_value_t = 3e-4)]
     lr: f64,
+    /// Steps between two validations: PSNR above the last frame's, and sharpness, on held-out clips.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+    validate_every: u64,
     /// Clips of generated scenes held in memory.
     #[arg(long, default_value_t = 1000)]
     pool: usize,
@@ -61,7 +68,7 @@ impl DistillArgs {
             course: Course {
                 dir: self.run.unwrap_or_else(|| self.out.join("run")),
                 steps: self.steps,
-                validate_every: 500,
+                validate_every: self.validate_every,
                 patience: None,
                 schedule: Schedule { peak: self.lr, warm_up: 50, decay: self.steps / 2, steps: self.steps },
                 optimiser: Settings {
@@ -76,6 +83,7 @@ impl DistillArgs {
             origins: self.source,
             windows: Windows { batch: self.batch, own_past: 0.0, pool: self.pool, seed: self.machine.seed },
             steps: self.denoising_steps,
+            pictures_only: self.pictures_only,
             nearness: self.nearness,
             compute,
             device,
