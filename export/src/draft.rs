@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nextclip_core::manifest;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::bundle::{BundleError, fault_at};
+use crate::error::{BundleError, fault_at};
 
 /// The file that a draft's owner holds locked; also the sign that the folder is a draft.
 const LOCK: &str = "nextclip-export.lock";

@@ -6,7 +6,9 @@ use std::path::Path;
 use indicatif::ProgressBar;
 use nextclip_core::Manifest;
 
-use crate::bundle::{Arithmetic, Built, BundleError, fault_at};
+use crate::arithmetic::Arithmetic;
+use crate::built::Built;
+use crate::error::{BundleError, fault_at};
 use crate::model::Checkpoint;
 use crate::plan::Plan;
 use crate::verify::{Verified, Verify, verify};

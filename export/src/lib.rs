@@ -12,12 +12,17 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod arithmetic;
+mod built;
 mod bundle;
 mod calibrate;
+mod calibrated;
+mod census;
 pub mod check;
 pub mod checkpoint;
 mod draft;
 mod emulate;
+mod error;
 pub mod inspect;
 pub mod model;
 pub mod onnx;
@@ -31,12 +36,15 @@ mod targets;
 pub mod usage;
 mod verify;
 
-pub use bundle::{Arithmetic, BundleError, GraphWriter, export, export_as, export_with};
+pub use arithmetic::Arithmetic;
+pub use built::GraphWriter;
+pub use bundle::{export, export_as, export_with};
 pub use calibrate::{
-    Calibrated, CalibrationError, DEFAULT_OBSERVER, Footage, InputProducts, Observations, Sight, observe,
-    observe_products,
+    CalibrationError, DEFAULT_OBSERVER, InputProducts, Observations, observe, observe_products,
 };
+pub use calibrated::{Calibrated, Footage, Sight};
 pub use emulate::emulate;
+pub use error::BundleError;
 pub use onnx::Choice;
 pub use plan::{Options, Plan, PlanError};
 pub use room::NoRoom;

@@ -16,8 +16,10 @@ use nextclip_predictor::{Execution, GraphSession, Input, Predictor, Settings};
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::bundle::{BundleError, GraphWriter, export};
+use crate::built::GraphWriter;
+use crate::bundle::export;
 use crate::checkpoint::{CheckpointError, WeightFiles, Weights, read_json};
+use crate::error::BundleError;
 use crate::model::{Checkpoint, CheckpointVae, Pixels, decode, encode};
 use crate::onnx::{Graph, Precision};
 use crate::plan::{Options, Plan, PlanError};

@@ -1,4 +1,4 @@
-//! What each target computes in, what the graph builder makes of that, and whose rules its graphs must keep.
+//! What each target computes in, and whose rules its graphs must keep.
 
 use std::fmt;
 use std::fs;
@@ -7,16 +7,12 @@ use std::str::FromStr;
 
 use log::info;
 use nextclip_core::Manifest;
-use nextclip_core::manifest::{Dtype, Target};
-use nextclip_quant::Bits;
+use nextclip_core::manifest::Target;
 use prost::Message;
 use thiserror::Error;
 
-use crate::bundle::Arithmetic;
-use crate::calibrate::Calibrated;
 use crate::check::{self, CheckError, check_in};
 use crate::onnx::proto::Model;
-use crate::onnx::{EightBits, Format, Precision, Typed};
 
 /// The arithmetics that there are, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,69 +135,6 @@ fn listed(precisions: &[PrecisionName]) -> String {
     precisions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-impl Arithmetic {
-    /// Its name.
-    pub fn name(&self) -> PrecisionName {
-        match self {
-            Self::Float => PrecisionName::F32,
-            Self::Fp16 => PrecisionName::Fp16,
-            Self::Bf16 => PrecisionName::Bf16,
-            Self::W8A8(_) => PrecisionName::W8A8,
-            Self::Fp8(_) => PrecisionName::Fp8,
-            Self::Blocks(recipe) if recipe.format.bits == Bits::Four => PrecisionName::W4,
-            Self::Blocks(_) => PrecisionName::W8,
-        }
-    }
-
-    /// How it was calibrated, where it was.
-    pub(crate) fn calibrated(&self) -> Option<&Calibrated> {
-        match self {
-            Self::W8A8(calibrated) | Self::Fp8(calibrated) => Some(calibrated),
-            Self::Float | Self::Fp16 | Self::Bf16 | Self::Blocks(_) => None,
-        }
-    }
-
-    /// Whether ONNX Runtime's CPU provider has every operator of its graphs.
-    pub(crate) fn runs_on_cpu(&self) -> bool {
-        !matches!(self, Self::Bf16)
-    }
-
-    /// What the graph builder makes of it for a target.
-    pub(crate) fn precision(&self, target: Target) -> Result<Precision, TargetError> {
-        self.name().require(target)?;
-        if target == Target::Cpu {
-            return Ok(match self {
-                Self::W8A8(calibrated) => Precision::Int8(calibrated.recipe.clone()),
-                Self::Blocks(recipe) => Precision::Blocks(recipe.clone()),
-                _ => Precision::Float,
-            });
-        }
-        let float = match self {
-            Self::Float => Dtype::F32,
-            Self::Bf16 => Dtype::Bf16,
-            // What is not in 8 bits is in half precision.
-            Self::Fp16 | Self::W8A8(_) | Self::Fp8(_) | Self::Blocks(_) => Dtype::F16,
-        };
-        let is_tensorrt = matches!(target, Target::Trt10 | Target::Trt);
-        // TensorRT's fused attention adds up in single precision whatever it reads and writes, and a cast between its
-        // products would keep it from being fused. Brain float's 8 bits are too few for scores.
-        let softmax = if is_tensorrt && float == Dtype::F16 { Dtype::F16 } else { Dtype::F32 };
-        let format = if matches!(self, Self::Fp8(_)) { Format::E4m3 } else { Format::Int8 };
-        let eight_bits = self.calibrated().map(|calibrated| EightBits {
-            format,
-            ranges: calibrated.layer_ranges.clone(),
-            choice: calibrated.recipe.choice.clone(),
-        });
-        Ok(Precision::Typed(Typed {
-            float,
-            softmax,
-            own_operators_only: is_tensorrt,
-            eight_bits,
-            emulated: false,
-        }))
-    }
-}
-
 /// Checks the graphs of a bundle that lies in `folder` against the rules of its target, where it has any.
 ///
 /// # Errors
@@ -234,11 +167,12 @@ fn check_graph(
 #[cfg(test)]
 mod tests {
     use indicatif::ProgressBar;
-    use nextclip_core::manifest::TensorSpec;
+    use nextclip_core::manifest::{Dtype, TensorSpec};
 
     use super::*;
-    use crate::bundle::GraphWriter;
-    use crate::onnx::{GraphBuilder, Rotation};
+    use crate::arithmetic::Arithmetic;
+    use crate::built::GraphWriter;
+    use crate::onnx::{GraphBuilder, Precision, Rotation};
 
     #[test]
     fn a_precision_that_a_target_lacks_is_refused() {

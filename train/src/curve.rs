@@ -5,7 +5,18 @@ use std::path::Path;
 use anyhow::Result;
 use nextclip_media::plot::{Line as Curve, Plot};
 
-use crate::run::Line;
+use crate::loss::Terms;
+
+/// What is logged of some steps.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// The last of them.
+    pub(crate) step: u64,
+    /// Means of their loss's terms.
+    pub(crate) loss: Terms,
+    /// How good the weights are, where that was asked.
+    pub(crate) validation: Option<f64>,
+}
 
 /// Writes the curves as PNGs: `path` is the loss and its terms, beside it the validation value.
 pub(crate) fn draw(path: &Path, title: &str, log: &[Line]) -> Result<()> {

@@ -22,8 +22,8 @@ use crate::loss::Loss;
 use crate::model::{AtWork, Model, Past};
 use crate::params::Params;
 use crate::sharpness::{gradient_energy, moving};
-use crate::vae;
-use crate::windows::{Noise, PIXEL_FLOOR, Window, Windows, learn, log_mse};
+use crate::vae::is_encoders;
+use crate::windows::{Noise, PIXEL_FLOOR, Window, Windows, learn, log_mse, paints};
 
 /// What the user chose.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub struct Plan {
     pub steps: Vec<usize>,
     /// Whether only the pictures are learned, that is decoder and blend, of the predictor's draws as they are.
     pub pictures_only: bool,
-    /// Weight of nearness to what came beside the critic's word: less is sharper and further off.
+    /// Weight of nearness to what came, cell by cell, beside the critic's word: less is freer and further off.
     pub nearness: f64,
     /// Arithmetic of a training step.
     pub compute: Kind,
@@ -82,18 +82,14 @@ pub fn run(plan: &Plan) -> Result<()> {
     transformer.assign(&checkpoint::load_transformer(&plan.checkpoint)?)?;
     let mut params = transformer.union(vae).union(new(&critic::specs(&geometry)));
 
-    params.freeze_unless(|name| {
-        !vae::is_encoders(name) && (!plan.pictures_only || vae::is_autoencoders(name) || paints(name))
+    params.freeze_unless(|name| match plan.pictures_only {
+        true => paints(name) || is_critics(name),
+        false => !is_encoders(name),
     });
     let loss = |window: Window<'_>, params: &Params| loss(window, plan, &model, params);
     let params = learn("distill", &plan.course, &plan.windows, &plan.origins, &model, params, loss)?;
     let (_, student) = params.partition(is_critics);
     checkpoint::save_adapted(&plan.out, &model, trained, plan.course.steps, student)
-}
-
-/// Whether a tensor outside the autoencoder makes pictures or judges them.
-fn paints(name: &str) -> bool {
-    name.starts_with("motion.blend.") || is_critics(name)
 }
 
 /// What the student and its critic learn from, each from its own part: the critic sees detached pictures, the student
@@ -126,10 +122,17 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
         ("energy", energy_score(&draws.x1, &x1) * ENERGY_WEIGHT),
         ("edges", edges_loss(&pictures.shown, &came, &area) * EDGES_WEIGHT),
         ("motion", window.motion_loss(&student, &shown, &pictures) * MOTION_WEIGHT),
-        ("near", log_mse(&off, PIXEL_FLOOR) * plan.nearness),
+        ("near", log_mse(&by_cells(&off, model.geometry.vae_scale), PIXEL_FLOOR) * plan.nearness),
         ("still", log_mse(&(off * still), PIXEL_FLOOR) * STILL_WEIGHT),
         ("rebuilt", log_mse(&(rebuilt - real), PIXEL_FLOOR) * RECONSTRUCTION_WEIGHT),
     ]))
+}
+
+/// Means of pictures (n, 3, H, W) over cells of `side` x `side` pixels: what is somewhere near has nearly the same, what is
+/// missing or there twice has not.
+fn by_cells(pictures: &Tensor, side: usize) -> Tensor {
+    let side = [side as i64; 2];
+    pictures.avg_pool2d(side, side, [0, 0], false, false, None)
 }
 
 /// How far the energy of edges of pictures (1, N, 3, H, W) is from that of those that came, within `area` (1, N, H, W): the

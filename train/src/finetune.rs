@@ -19,8 +19,8 @@ use crate::loss::Loss;
 use crate::model::Model;
 use crate::params::Params;
 use crate::train_predictor::{is_motions, noised};
-use crate::vae;
-use crate::windows::{Noise, PIXEL_FLOOR, Window, Windows, learn, log_mse};
+use crate::vae::is_encoders;
+use crate::windows::{Noise, PIXEL_FLOOR, Window, Windows, learn, log_mse, paints};
 
 /// What the user chose.
 #[derive(Clone, Debug)]
@@ -37,6 +37,10 @@ pub struct Plan {
     pub lora: Option<i64>,
     /// Sizes of the motion that a checkpoint without gets.
     pub motion: Option<Motion>,
+    /// Whether only decoder and blend are trained, on the predictor's estimates as they are.
+    pub pictures_only: bool,
+    /// Weight of plain reconstruction, which the decoder must not forget; that of the pictures shown is 1.
+    pub reconstruction: f64,
     /// How windows are drawn.
     pub windows: Windows,
     /// Share of windows at t = 0, where a one-step sampler stands.
@@ -51,8 +55,6 @@ pub struct Plan {
 const DECODER_WEIGHT: f64 = 0.3;
 /// Weight of the estimate's latents: they are the history of what is predicted next.
 const LATENT_WEIGHT: f64 = 0.3;
-/// Weight of plain reconstruction, which the decoder must not forget.
-const RECONSTRUCTION_WEIGHT: f64 = 0.2;
 /// Weight of the motion's distance from the true one, which generated scenes know: pictures alone say where a thing came
 /// from only once it is nearly found.
 const MOTION_WEIGHT: f64 = 0.5;
@@ -78,7 +80,10 @@ pub fn run(plan: &Plan) -> Result<()> {
     }
     let loss = |window: Window<'_>, params: &Params| loss(window, plan, &model, params);
     let (course, mut params) = (&plan.course, params.union(vae));
-    params.freeze_unless(|name| !vae::is_encoders(name));
+    params.freeze_unless(|name| match plan.pictures_only {
+        true => paints(name),
+        false => !is_encoders(name),
+    });
     let mut params = learn("finetune", course, &plan.windows, &plan.origins, &model, params, loss)?;
     params.merge_lora();
     checkpoint::save_adapted(&plan.out, &model, trained, course.steps, params)
@@ -104,7 +109,7 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
         ("shown", off(&pictures.shown, &truth, PIXEL_FLOOR)),
         ("decoded", off(&pictures.decoded, &truth, PIXEL_FLOOR) * DECODER_WEIGHT),
         ("latents", off(&estimate.x1, &x1, LATENT_FLOOR) * LATENT_WEIGHT),
-        ("rebuilt", log_mse(&(rebuilt - real), PIXEL_FLOOR) * RECONSTRUCTION_WEIGHT),
+        ("rebuilt", log_mse(&(rebuilt - real), PIXEL_FLOOR) * plan.reconstruction),
         ("motion", motion * MOTION_WEIGHT),
     ]))
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use tch::Tensor;
 
+use crate::curve::{self, Line};
 use crate::loss::Terms;
 use crate::optim::Optimiser;
 use crate::params::{Params, load_tensors, save_tensors};
@@ -31,17 +32,6 @@ pub(crate) struct Run {
     /// Of which a line each is in the CSV file.
     log: Vec<Line>,
     recent: Vec<Terms>,
-}
-
-/// What is logged of some steps.
-#[derive(Debug)]
-pub(crate) struct Line {
-    /// The last of them.
-    pub(crate) step: u64,
-    /// Means of their loss's terms.
-    pub(crate) loss: Terms,
-    /// How good the weights are, where that was asked.
-    pub(crate) validation: Option<f64>,
 }
 
 impl Run {
@@ -161,7 +151,7 @@ impl Run {
             writeln!(file)?;
         }
         if self.log.len() >= 2 {
-            crate::curve::draw(&self.curve, &self.title, &self.log)?;
+            curve::draw(&self.curve, &self.title, &self.log)?;
         }
         Ok(())
     }

@@ -33,3 +33,46 @@ pub(crate) fn gradient_energy(pictures: &Tensor, area: &Tensor) -> Tensor {
     };
     along(2) + along(3)
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array3;
+    use nextclip_core::metrics::{gradient_energy_within, moving_area};
+    use nextclip_core::sampler;
+
+    use super::*;
+
+    /// What training counts is what evaluation measures.
+    #[test]
+    fn area_and_energy_are_those_of_the_metrics() {
+        let (height, width) = (24, 20);
+        let picture = |stream: u64| {
+            let noise = sampler::noise(3, stream, height * width * 3);
+            let level = |(place, noise): (usize, &f32)| {
+                // The left half of both pictures is the same.
+                let left = place / 3 % width < width / 2;
+                if left { (place % 251) as u8 } else { (128.0 + 12.0 * noise).clamp(0.0, 255.0) as u8 }
+            };
+            let levels = noise.iter().enumerate().map(level).collect();
+            Array3::from_shape_vec((height, width, 3), levels).unwrap()
+        };
+        let tensor = |picture: &Array3<u8>| {
+            let levels: Vec<f32> = picture.iter().map(|&level| f32::from(level) / 127.5 - 1.0).collect();
+            Tensor::from_slice(&levels)
+                .reshape([1, height as i64, width as i64, 3])
+                .permute([0, 3, 1, 2])
+                .unsqueeze(0)
+        };
+        let (came, last) = (picture(1), picture(2));
+        let expected = moving_area(&came, &last).unwrap();
+        let area = moving(&tensor(&came), &tensor(&last));
+        let found: Vec<f32> = Vec::try_from(area.flatten(0, -1)).unwrap();
+        assert!(expected.iter().zip(&found).all(|(expected, found)| *expected == (*found > 0.5)));
+        let moves = expected.iter().filter(|moves| **moves).count();
+        assert!(0 < moves && moves < height * width, "{moves}");
+
+        let expected = gradient_energy_within(&came, &expected).unwrap();
+        let found = gradient_energy(&tensor(&came), &area).double_value(&[0, 0]);
+        assert!((found - expected).abs() < 1e-3 * expected, "{found} {expected}");
+    }
+}

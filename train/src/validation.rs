@@ -29,8 +29,8 @@ struct Set {
     weight: f64,
     /// What is remembered of their first frames.
     past: Past,
-    /// Shape of a predicted clip of latents, (n, N, c, h, w).
-    clip: Vec<i64>,
+    /// Latents of what came, (n, N, c, h, w).
+    latents: Tensor,
     /// Real pictures that the prediction is for, (n, N, 3, H, W), in [-1, 1].
     truth: Tensor,
     /// The last real picture before them, (n, 1, 3, H, W).
@@ -55,11 +55,13 @@ impl Validation {
     }
 
     /// PSNR of what the daemon would show after one step above that of the last frame repeated: the mean over
-    /// the sources by their weights, in decibels. The log names each, and how sharp the pictures are.
+    /// the sources by their weights, in decibels. The log names each, how sharp the pictures are, and how well the decoder
+    /// rebuilds real ones.
     pub(crate) fn gain_db(&self, model: &AtWork<'_>) -> f64 {
         let scores: Vec<_> = self.sets.iter().map(|set| (set, set.score(self.seed, model))).collect();
         let named = scores.iter().map(|(set, score)| {
-            format!("{:?} {:+.2} dB, sharpness {:.2}", set.what, score.gain_db, score.sharpness)
+            let Score { gain_db, sharpness, rebuilt_db } = score;
+            format!("{:?} {gain_db:+.2} dB, sharpness {sharpness:.2}, rebuilt {rebuilt_db:.2} dB", set.what)
         });
         log::info!("above the last frame: {}", named.collect::<Vec<_>>().join("; "));
         let weights: f64 = self.sets.iter().map(|set| set.weight).sum();
@@ -73,6 +75,8 @@ struct Score {
     gain_db: f64,
     /// Energy of edges over that of what came, where it moves.
     sharpness: f64,
+    /// PSNR of the pictures to be predicted, decoded from their own latents.
+    rebuilt_db: f64,
 }
 
 impl Set {
@@ -93,7 +97,6 @@ impl Set {
             Tensor::stack(&(0..frames.size()[0]).map(of_clip).collect::<Vec<_>>(), 0)
         };
         let past = Past { latents: latents.narrow(1, 0, history), costs: model.motion.as_ref().map(volumes) };
-        let clip_shape = latents.narrow(1, history, clip).size();
         let truth = frames.narrow(1, history, clip);
         let last = frames.narrow(1, history - 1, 1);
         let last_frame_db = mean_psnr_db(&(&truth - &last));
@@ -101,7 +104,7 @@ impl Set {
             what: origin.what.clone(),
             weight: origin.weight,
             past,
-            clip: clip_shape,
+            latents: latents.narrow(1, history, clip),
             truth,
             last,
             last_frame_db,
@@ -110,15 +113,17 @@ impl Set {
 
     fn score(&self, seed: u64, model: &AtWork<'_>) -> Score {
         tch::no_grad(|| {
-            let noise = sampler::noise(seed, u64::MAX, self.clip.iter().product::<i64>() as usize);
-            let noise = Tensor::from_slice(&noise).reshape(&self.clip).to_device(self.last.device());
+            let noise = sampler::noise(seed, u64::MAX, self.latents.numel());
+            let noise = Tensor::from_slice(&noise).reshape(self.latents.size()).to_device(self.last.device());
             let estimate = model.estimate(&self.past, &noise, 0.0);
             let shown = model.pictures(&estimate, &self.last).shown.clamp(-1.0, 1.0);
+            let rebuilt = model.vae.decode(&self.latents.flatten(0, 1)).reshape(self.truth.size());
             let area = moving(&self.truth, &self.last);
             let energy = |pictures| gradient_energy(pictures, &area).sum(Kind::Double).double_value(&[]);
             Score {
                 gain_db: mean_psnr_db(&(&shown - &self.truth)) - self.last_frame_db,
                 sharpness: energy(&shown) / energy(&self.truth),
+                rebuilt_db: mean_psnr_db(&(rebuilt.clamp(-1.0, 1.0) - &self.truth)),
             }
         })
     }

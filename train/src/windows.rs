@@ -17,8 +17,11 @@ use crate::params::Params;
 use crate::pool::{Pool, Wanted};
 use crate::train_predictor::{HISTORY_T_MIN, noised, shortest};
 use crate::transformer::Estimate;
-use crate::vae::Vae;
+use crate::vae::{Vae, is_autoencoders, is_encoders};
 use crate::validation::Validation;
+
+/// Pictures of a window that are rebuilt from their latents beside the predicted ones.
+const REBUILT: usize = 2;
 
 /// How windows are drawn.
 #[derive(Clone, Copy, Debug)]
@@ -105,10 +108,13 @@ impl Start {
         self.latents.narrow(1, self.latents.size()[1] - self.clip, self.clip)
     }
 
-    /// One of the pictures that came and what the decoder makes of its latents, each (1, 3, H, W).
+    /// Some of the window's pictures and what the decoder makes of their latents, each (n, 3, H, W).
     pub(crate) fn rebuilt(&self, model: &AtWork<'_>, rng: &mut ChaCha8Rng) -> (Tensor, Tensor) {
-        let real = rng.random_range(0..self.clip);
-        (self.truth().narrow(0, real, 1), model.vae.decode(&self.x1().get(0).narrow(0, real, 1)))
+        let some = rand::seq::index::sample(rng, self.frames.size()[0] as usize, REBUILT);
+        let some: Vec<i64> = some.iter().map(|frame| frame as i64).collect();
+        let some = Tensor::from_slice(&some).to_device(self.frames.device());
+        let latents = self.latents.get(0).index_select(0, &some);
+        (self.frames.index_select(0, &some), model.vae.decode(&latents))
     }
 }
 
@@ -229,4 +235,9 @@ pub(crate) const PIXEL_FLOOR: f64 = 4e-4;
 pub(crate) fn log_mse(difference: &Tensor, floor: f64) -> Tensor {
     let mse = difference.square().mean_dim([1_i64, 2, 3].as_slice(), false, Kind::Float);
     (mse + floor).log().mean(Kind::Float)
+}
+
+/// Whether a tensor makes pictures of what was predicted: the decoder's, and the blend's.
+pub(crate) fn paints(name: &str) -> bool {
+    (is_autoencoders(name) && !is_encoders(name)) || name.starts_with("motion.blend.")
 }

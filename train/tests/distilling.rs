@@ -44,6 +44,7 @@ fn plan(dir: &Path, out: &str, steps: u64) -> distill::Plan {
         course: Course { validate_every: 50, ..course(&dir.join("run"), steps, schedule) },
         windows: Windows { batch: 2, own_past: 0.0, pool: 3, seed: 1 },
         steps: vec![1, 2],
+        pictures_only: false,
         nearness: 0.2,
         compute: Kind::Float,
         device: Device::Cpu,
@@ -74,6 +75,19 @@ fn a_student_has_the_layout_and_the_latents_of_its_teacher() {
     assert!(!before["decoder.conv_out.weight"].equal(&after["decoder.conv_out.weight"]));
     let (_, trained) = checkpoint::load_transformer_config(&plan.out).unwrap();
     assert_eq!((trained.name.as_str(), trained.steps, trained.motion), ("student", 70, Some(MOTION)));
+}
+
+#[test]
+fn a_student_of_pictures_alone_keeps_its_predictor() {
+    tch::set_num_threads(1);
+    let dir = tempfile::tempdir().unwrap();
+    let plan = distill::Plan { pictures_only: true, ..plan(dir.path(), "painter", 50) };
+    distill::run(&plan).unwrap();
+    let [before, after] =
+        [&plan.checkpoint, &plan.out].map(|dir| load_tensors(&dir.join("model.safetensors")).unwrap());
+    for (name, tensor) in &before {
+        assert_eq!(tensor.equal(&after[name]), !name.starts_with("motion.blend."), "{name}");
+    }
 }
 
 #[test]

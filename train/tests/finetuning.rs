@@ -58,6 +58,8 @@ fn plan(dir: &Path, out: &str, lora: Option<i64>) -> finetune::Plan {
         },
         lora,
         motion: None,
+        pictures_only: false,
+        reconstruction: 0.2,
         windows: Windows { batch: 2, own_past: 0.5, pool: 4, seed: 1 },
         pure_noise: 0.5,
         compute: Kind::Float,
@@ -126,6 +128,20 @@ fn motion_is_added_to_a_checkpoint_without_and_kept_where_it_is() {
     let after = tensors(&low_rank.out);
     assert!(!before["motion.linear.weight"].equal(&after["motion.linear.weight"]));
     assert!(before["motion.stem.0.weight"].equal(&after["motion.stem.0.weight"]));
+
+    let painted = finetune::Plan {
+        checkpoint: added.out.clone(),
+        pictures_only: true,
+        ..short(plan(dir.path(), "painted", None))
+    };
+    finetune::run(&painted).unwrap();
+    let after = tensors(&painted.out);
+    for (name, tensor) in &before {
+        assert_eq!(tensor.equal(&after[name]), !name.starts_with("motion.blend."), "{name}");
+    }
+    let decoder = |dir: &Path| load_tensors(&dir.join("vae/diffusion_pytorch_model.safetensors")).unwrap();
+    let [before, after] = [&added.out, &painted.out].map(|dir| decoder(dir).remove("decoder.conv_in.weight"));
+    assert!(!before.unwrap().equal(&after.unwrap()));
 
     let lora = finetune::Plan { motion: Some(MOTION), ..plan(dir.path(), "lora", Some(2)) };
     let error = finetune::run(&lora).unwrap_err().to_string();

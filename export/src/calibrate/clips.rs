@@ -1,9 +1,6 @@
 //! The clips that ranges are taken from: generated scenes, or films at the model's pace.
 
-use std::convert::Infallible;
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 
 use nextclip_core::{Geometry, Pace, Pacer, Picture};
 use nextclip_media::{Fit, films, learnable, read_video};
@@ -11,34 +8,8 @@ use nextclip_scenes::Split;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::Sight;
 use super::error::CalibrationError;
-
-/// Where frames come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Footage {
-    /// Generated scenes of the training family.
-    Scenes,
-    /// A film, or a folder of films.
-    Films(PathBuf),
-}
-
-impl FromStr for Footage {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(if text == "scenes" { Self::Scenes } else { Self::Films(text.into()) })
-    }
-}
-
-impl fmt::Display for Footage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Scenes => f.write_str("scenes"),
-            Self::Films(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
+use crate::calibrated::{Footage, Sight};
 
 /// A clip of C + N pictures.
 pub(super) enum Clip {

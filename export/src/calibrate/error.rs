@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use nextclip_core::sampler::GridError;
 use thiserror::Error;
 
-use crate::bundle::BundleError;
+use crate::error::BundleError;
 
 /// Activations that could not be observed.
 #[derive(Debug, Error)]

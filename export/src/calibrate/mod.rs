@@ -19,11 +19,10 @@ use indicatif::ProgressBar;
 use ndarray::{Array3, ArrayViewD};
 use nextclip_core::manifest::{CacheElement, CacheShape, Target};
 use nextclip_core::sampler::{TimeGrid, noise};
-use nextclip_core::{Latents, Picture, manifest};
+use nextclip_core::{Latents, Picture};
 use nextclip_predictor::{Predictor, Probe, Settings};
 use nextclip_quant::Observer;
 
-pub use clips::Footage;
 use clips::{Share, clips};
 use counts::Counts;
 pub use error::CalibrationError;
@@ -31,11 +30,13 @@ use heads::Heads;
 pub use products::InputProducts;
 use products::Products;
 
-use crate::bundle::{Arithmetic, Built};
+use crate::arithmetic::Arithmetic;
+use crate::built::Built;
+use crate::calibrated::{Calibrated, Footage, Sight};
+use crate::census::Census;
 use crate::model::Checkpoint;
-use crate::onnx::{Choice, Graph, LayerRanges, Precision, Recipe, WeightOnly, covers};
+use crate::onnx::{Choice, Graph, Precision, Recipe, WeightOnly, covers};
 use crate::plan::Plan;
-use crate::planning::Census;
 
 /// Fewer steps than these are not looked at: a daemon may take more than the bundle's own number, and noise
 /// alone would not show what the later steps hold.
@@ -44,25 +45,6 @@ const MIN_STEPS: usize = 4;
 /// The rule that was best on the shipped model: its predicted latents keep 25.9 dB of signal to noise, with "mse"
 /// 24.4, "percentile:99.99" 25.4 and "entropy" 20.3.
 pub const DEFAULT_OBSERVER: Observer = Observer::MinMax;
-
-/// What to look at.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sight {
-    /// Where frames come from.
-    pub footage: Footage,
-    /// Clips of C + N frames; of films as many as there are, where there are fewer.
-    pub clips: usize,
-    /// Of scenes, of noise, and of the choice among a film's clips.
-    pub seed: u64,
-    /// Whether every fourth clip of films is left out, for losses to be measured on.
-    pub keep_back: bool,
-}
-
-impl Default for Sight {
-    fn default() -> Self {
-        Self { footage: Footage::Scenes, clips: 24, seed: 0, keep_back: false }
-    }
-}
 
 /// What the activations of a checkpoint were seen to hold.
 #[derive(Clone, Debug)]
@@ -78,19 +60,6 @@ pub struct Observations {
     census: Census,
     /// What each use of a layer reads, in order: the tensor, by graph and layer.
     reads: BTreeMap<(String, String), Vec<String>>,
-}
-
-/// Ranges, and where they came from.
-#[derive(Clone, Debug)]
-pub struct Calibrated {
-    pub(crate) recipe: Arc<Recipe>,
-    /// The same ranges by layer: graphs of other targets have other tensors.
-    pub(crate) layer_ranges: Arc<LayerRanges>,
-    observer: Observer,
-    sight: Sight,
-    steps: usize,
-    /// Files that go into the bundle, by name: how the choice came about.
-    pub(crate) documents: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// Runs the checkpoint in single precision over the clips of `sight`, at the sizes of `plan`.
@@ -276,50 +245,6 @@ impl Observations {
         let (recipe, documents) = (Arc::new(Recipe { ranges, choice }), vec![]);
         let (sight, steps) = (self.sight.clone(), self.steps);
         Ok(Calibrated { recipe, layer_ranges, observer, sight, steps, documents })
-    }
-}
-
-impl Calibrated {
-    /// With files that tell how the choice of layers came about; they go into the bundle.
-    pub fn with_documents(mut self, documents: Vec<(&'static str, Vec<u8>)>) -> Self {
-        self.documents = documents;
-        self
-    }
-
-    /// What the manifest says of a bundle with these graphs.
-    pub(crate) fn provenance<'a>(&self, graphs: impl Iterator<Item = &'a Graph>) -> manifest::Quantisation {
-        provenance(self.observer.to_string(), (&self.sight, self.steps), graphs)
-    }
-}
-
-/// What the manifest says of a bundle with these graphs, quantised by the rule `observer`.
-fn provenance<'a>(
-    observer: String,
-    (sight, steps): (&Sight, usize),
-    graphs: impl Iterator<Item = &'a Graph>,
-) -> manifest::Quantisation {
-    let (mut layers, mut kept_float) = (Vec::new(), Vec::new());
-    for graph in graphs {
-        for used in &graph.layers {
-            let (list, entry) = if used.quantised {
-                (&mut layers, format!("{}: {}", graph.name, used.layer))
-            } else {
-                (&mut kept_float, used.layer.clone())
-            };
-            if !list.contains(&entry) {
-                list.push(entry);
-            }
-        }
-    }
-    manifest::Quantisation {
-        observer,
-        calibration: sight.footage.to_string(),
-        seed: sight.seed,
-        clips: sight.clips,
-        steps,
-        layers,
-        kept_float,
-        pairs_fit: false,
     }
 }
 

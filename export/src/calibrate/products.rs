@@ -7,9 +7,10 @@ use ndarray::ArrayViewD;
 use nextclip_core::manifest;
 use nextclip_quant::Hessian;
 
+use super::Sees;
 use super::error::CalibrationError;
-use super::{Sees, Sight, provenance};
-use crate::bundle::Built;
+use crate::built::Built;
+use crate::calibrated::{Sight, provenance};
 use crate::onnx::Graph;
 
 /// The sums of all layers together may take so much memory: with the published model's 3072 inputs and 32 layers they

@@ -6,7 +6,7 @@ use nextclip_quant::plan::Precision;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::census::Kept;
+use crate::census::Kept;
 use crate::onnx::Choice;
 use crate::sensitivity::Loss;
 

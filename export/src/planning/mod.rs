@@ -5,7 +5,6 @@
 //! is measured. Where it loses more than it may, its layers are taken to add up to what they did, and the next, smaller
 //! plan is chosen and measured, until one keeps to the budget.
 
-mod census;
 mod document;
 mod page;
 
@@ -17,11 +16,11 @@ use nextclip_quant::plan::{
 };
 use thiserror::Error;
 
-pub(crate) use census::Census;
-pub use census::Kept;
+use crate::census::Census;
+pub use crate::census::Kept;
 pub use document::{Document, GivenPlan, GivenPlanError, LayerPlan, Round};
 
-use crate::bundle::Arithmetic;
+use crate::arithmetic::Arithmetic;
 use crate::calibrate::{CalibrationError, Observations};
 use crate::model::Checkpoint;
 use crate::onnx::{Choice, covers};

@@ -7,7 +7,8 @@ use nextclip_predictor::{Predictor, Provider, Settings};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use crate::bundle::{Arithmetic, export_as};
+use crate::arithmetic::Arithmetic;
+use crate::bundle::export_as;
 use crate::calibrate::{CalibrationError, Observations, in_floats};
 use crate::model::Checkpoint;
 use crate::plan::Plan;

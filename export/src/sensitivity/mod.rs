@@ -17,7 +17,7 @@ pub(crate) use bench::Bench;
 pub use bench::Loss;
 pub(crate) use page::{MOST_BARS, WIDTH, in_db};
 
-use crate::bundle::Arithmetic;
+use crate::arithmetic::Arithmetic;
 use crate::calibrate::{CalibrationError, Observations, in_floats};
 use crate::model::Checkpoint;
 use crate::onnx::Choice;

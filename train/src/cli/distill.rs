@@ -10,7 +10,7 @@ use nextclip_train::footage::Origin;
 use nextclip_train::optim::{Schedule, Settings};
 use nextclip_train::windows::Windows;
 
-use super::{Machine, announce};
+use super::{Machine, announce, check_weight};
 
 #[derive(Debug, Args)]
 pub(super) struct DistillArgs {
@@ -34,8 +34,8 @@ pub(super) struct DistillArgs {
     /// a step. For the last of several runs.
     #[arg(long)]
     pictures_only: bool,
-    /// Weight of nearness to what came, beside the critic's word: less is sharper and further off.
-    #[arg(long, default_value_t = 0.03)]
+    /// Weight of nearness to what came, latent cell by latent cell, beside the critic's word: less is freer and further off.
+    #[arg(long, default_value_t = 0.3)]
     nearness: f64,
     /// Optimiser steps.
     #[arg(long, default_value_t = 1500)]
@@ -58,11 +58,7 @@ pub(super) struct DistillArgs {
 
 impl DistillArgs {
     pub(super) fn run(self) -> Result<()> {
-        anyhow::ensure!(
-            self.nearness.is_finite() && self.nearness >= 0.0,
-            "--nearness {} is not 0 or more",
-            self.nearness
-        );
+        check_weight("nearness", self.nearness)?;
         let (compute, device) = self.machine.resolve();
         let plan = distill::Plan {
             course: Course {

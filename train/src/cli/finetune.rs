@@ -11,7 +11,7 @@ use nextclip_train::footage::Origin;
 use nextclip_train::optim::{Rule, Schedule, Settings};
 use nextclip_train::windows::Windows;
 
-use super::{Machine, announce, check_share};
+use super::{Machine, announce, check_share, check_weight};
 
 #[derive(Debug, Args)]
 pub(super) struct FinetuneArgs {
@@ -30,6 +30,13 @@ pub(super) struct FinetuneArgs {
     /// Train low-rank changes of this rank (LoRA) instead of all weights of the predictor.
     #[arg(long)]
     lora: Option<i64>,
+    /// Train only how pictures are painted (decoder and blend), of the predictor's estimates as they are: half the time a
+    /// step.
+    #[arg(long, conflicts_with_all = ["lora", "motion"])]
+    pictures_only: bool,
+    /// Weight of plain reconstruction beside the predicted pictures': more makes the decoder a better autoencoder.
+    #[arg(long, default_value_t = 0.2)]
+    reconstruction: f64,
     /// Optimiser steps, at most.
     #[arg(long, default_value_t = 1000)]
     steps: u64,
@@ -68,6 +75,7 @@ impl FinetuneArgs {
             anyhow::ensure!((1..=256).contains(&rank), "--lora {rank} is not in 1..256");
         }
         check_share("own-past", self.own_past)?;
+        check_weight("reconstruction", self.reconstruction)?;
         let (compute, device) = self.machine.resolve();
         let lr = self.lr.unwrap_or(if self.lora.is_some() { 1e-3 } else { 3e-4 });
         let plan = finetune::Plan {
@@ -88,6 +96,8 @@ impl FinetuneArgs {
             out: self.out,
             origins: self.video,
             lora: self.lora,
+            pictures_only: self.pictures_only,
+            reconstruction: self.reconstruction,
             motion: self.motion.then_some(Motion::DEFAULT),
             windows: Windows {
                 batch: self.batch,

@@ -155,6 +155,11 @@ fn check_share(name: &str, share: f64) -> Result<()> {
     Ok(())
 }
 
+fn check_weight(name: &str, weight: f64) -> Result<()> {
+    anyhow::ensure!(weight.is_finite() && weight >= 0.0, "--{name} {weight} is not 0 or more");
+    Ok(())
+}
+
 fn announce(checkpoint: &Path) {
     let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
     say!("wrote {0}; next: nextclip-export export {0} --out target/bundles/{name}", checkpoint.display());
