@@ -4,8 +4,9 @@
 //! The student starts as its teacher and learns two things besides. Its latents are drawn, not averaged: they follow the
 //! energy score of two draws from different noise, which is best where draws differ from each other as they do from what
 //! came (Gneiting and Raftery 2007). And its pictures pass a critic, which compares them with those that came (with the
-//! pairing loss of Jolicoeur-Martineau 2018); how much edge they have where things move is held to what it should be. It
-//! meets in training what it meets at work: points of its own trajectories.
+//! pairing loss of Jolicoeur-Martineau 2018); how much edge they have where things move is held to what it should be, and
+//! they must be near what came cell by cell, so that nothing is there twice. It meets in training what it meets at work:
+//! points of its own trajectories.
 
 use std::path::PathBuf;
 
@@ -55,7 +56,7 @@ const CRITIC_WEIGHT: f64 = 3.0;
 /// Weight of the draws' energy score.
 const ENERGY_WEIGHT: f64 = 2.0;
 /// Weight of how much edge there is.
-const EDGES_WEIGHT: f64 = 0.3;
+const EDGES_WEIGHT: f64 = 0.5;
 /// Energy of edges, in squared levels of 255, that is as good as none.
 const EDGES_FLOOR: f64 = 1000.0;
 /// Weight of the motion's distance from the true one.
