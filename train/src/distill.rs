@@ -22,7 +22,7 @@ use crate::footage::Origin;
 use crate::loss::Loss;
 use crate::model::{AtWork, Model, Past};
 use crate::params::Params;
-use crate::sharpness::{gradient_energy, moving};
+use crate::sharpness::{energy_of_cells, gradient_energy, moving};
 use crate::vae::is_encoders;
 use crate::windows::{Noise, PIXEL_FLOOR, Window, Windows, learn, log_mse, paints};
 
@@ -56,9 +56,13 @@ const CRITIC_WEIGHT: f64 = 3.0;
 /// Weight of the draws' energy score.
 const ENERGY_WEIGHT: f64 = 2.0;
 /// Weight of how much edge there is.
-const EDGES_WEIGHT: f64 = 0.5;
+const EDGES_WEIGHT: f64 = 0.8;
 /// Energy of edges, in squared levels of 255, that is as good as none.
 const EDGES_FLOOR: f64 = 1000.0;
+/// Weight of edges where there are none.
+const TEXTURE_WEIGHT: f64 = 0.5;
+/// Energy of edges of a cell, in squared levels of 255 a pixel, that nobody sees.
+const TEXTURE_FLOOR: f64 = 20.0;
 /// Weight of the motion's distance from the true one.
 const MOTION_WEIGHT: f64 = 0.5;
 /// Weight of nearness where nothing moves: there is but one future, and it is known.
@@ -122,6 +126,7 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
         ("judged", judged),
         ("energy", energy_score(&draws.x1, &x1) * ENERGY_WEIGHT),
         ("edges", edges_loss(&pictures.shown, &came, &area) * EDGES_WEIGHT),
+        ("texture", texture_loss(&pictures.shown, &came, model.geometry.vae_scale) * TEXTURE_WEIGHT),
         ("motion", window.motion_loss(&student, &shown, &pictures) * MOTION_WEIGHT),
         ("near", log_mse(&by_cells(&off, model.geometry.vae_scale), PIXEL_FLOOR) * plan.nearness),
         ("still", log_mse(&(off * still), PIXEL_FLOOR) * STILL_WEIGHT),
@@ -141,6 +146,16 @@ fn by_cells(pictures: &Tensor, side: usize) -> Tensor {
 fn edges_loss(shown: &Tensor, came: &Tensor, area: &Tensor) -> Tensor {
     let energy = |pictures: &Tensor| (gradient_energy(pictures, area) + EDGES_FLOOR).log();
     (energy(shown) - energy(came)).square().mean(Kind::Float)
+}
+
+/// How much more energy of edges cells of `side` x `side` pixels of pictures (1, N, 3, H, W) have than those that came have
+/// there or in any cell around: the mean square of the excess of its logarithm. Without it, edges that are missing
+/// elsewhere are made up for by texture where nothing is.
+fn texture_loss(shown: &Tensor, came: &Tensor, side: usize) -> Tensor {
+    let energy = |pictures: &Tensor| energy_of_cells(pictures, side);
+    let around = energy(came).max_pool2d([3, 3], [1, 1], [1, 1], [1, 1], false);
+    let log = |energy: Tensor| (energy + TEXTURE_FLOOR).log();
+    (log(energy(shown)) - log(around)).relu().square().mean(Kind::Float)
 }
 
 /// Energy score of two draws (2, N, c, h, w) of `x1` (1, N, c, h, w): for each cell, over frames and channels, how far they

@@ -16,22 +16,29 @@ pub(crate) fn moving(came: &Tensor, last: &Tensor) -> Tensor {
 
 /// Energy of the edges of pictures (n, N, 3, H, W) in [-1, 1] within `area` (n, N, H, W), (n, N), in squared levels of 255.
 pub(crate) fn gradient_energy(pictures: &Tensor, area: &Tensor) -> Tensor {
+    (energies(pictures) * area).sum_dim_intlist([2_i64, 3].as_slice(), false, Kind::Float)
+}
+
+/// Mean of that energy over the pixels of cells of `side` x `side`, (n, N, H / side, W / side).
+pub(crate) fn energy_of_cells(pictures: &Tensor, side: usize) -> Tensor {
+    let side = [side as i64; 2];
+    energies(pictures).avg_pool2d(side, side, [0, 0], false, false, None)
+}
+
+/// Of every pixel, (n, N, H, W): that of its differences to the next ones right and below.
+fn energies(pictures: &Tensor) -> Tensor {
     let weights = Tensor::from_slice(&[0.299_f32, 0.587, 0.114]).to_device(pictures.device());
     let luma = (pictures * 127.5 * weights.reshape([3, 1, 1])).sum_dim_intlist(
         [2_i64].as_slice(),
         false,
         Kind::Float,
     );
-    let along = |axis: i64| {
+    let along = |axis: i64, padding: [i64; 4]| {
         let steps = luma.size()[axis as usize] - 1;
         let difference = luma.narrow(axis, 1, steps) - luma.narrow(axis, 0, steps);
-        (difference.square() * area.narrow(axis, 0, steps)).sum_dim_intlist(
-            [2_i64, 3].as_slice(),
-            false,
-            Kind::Float,
-        )
+        difference.square().constant_pad_nd(padding)
     };
-    along(2) + along(3)
+    along(2, [0, 0, 0, 1]) + along(3, [0, 1, 0, 0])
 }
 
 #[cfg(test)]
