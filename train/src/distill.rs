@@ -4,9 +4,9 @@
 //! The student starts as its teacher and learns two things besides. Its latents are drawn, not averaged: they follow the
 //! energy score of two draws from different noise, which is best where draws differ from each other as they do from what
 //! came (Gneiting and Raftery 2007). And its pictures pass a critic, which compares them with those that came (with the
-//! pairing loss of Jolicoeur-Martineau 2018); how much edge they have where things move is held to what it should be, and
-//! they must be near what came cell by cell, so that nothing is there twice. It meets in training what it meets at work:
-//! points of its own trajectories.
+//! pairing loss of Jolicoeur-Martineau 2018); how much edge they have where things move is held to what it should be, without
+//! texture where there is none, and they must be near what came cell by cell, so that nothing is there twice. It meets in
+//! training what it meets at work: points of its own trajectories.
 
 use std::path::PathBuf;
 

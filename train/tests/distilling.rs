@@ -86,8 +86,9 @@ fn a_student_of_pictures_alone_keeps_its_predictor() {
     let [before, after] =
         [&plan.checkpoint, &plan.out].map(|dir| load_tensors(&dir.join("model.safetensors")).unwrap());
     for (name, tensor) in &before {
-        assert_eq!(tensor.equal(&after[name]), !name.starts_with("motion.blend."), "{name}");
+        assert!(tensor.equal(&after[name]) || name.starts_with("motion.blend."), "{name} changed");
     }
+    assert!(!before["motion.blend.0.weight"].equal(&after["motion.blend.0.weight"]));
 }
 
 #[test]

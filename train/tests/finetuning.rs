@@ -129,16 +129,19 @@ fn motion_is_added_to_a_checkpoint_without_and_kept_where_it_is() {
     assert!(!before["motion.linear.weight"].equal(&after["motion.linear.weight"]));
     assert!(before["motion.stem.0.weight"].equal(&after["motion.stem.0.weight"]));
 
+    let painted = short(plan(dir.path(), "painted", None));
     let painted = finetune::Plan {
         checkpoint: added.out.clone(),
         pictures_only: true,
-        ..short(plan(dir.path(), "painted", None))
+        course: Course { patience: None, ..painted.course },
+        ..painted
     };
     finetune::run(&painted).unwrap();
     let after = tensors(&painted.out);
     for (name, tensor) in &before {
-        assert_eq!(tensor.equal(&after[name]), !name.starts_with("motion.blend."), "{name}");
+        assert!(tensor.equal(&after[name]) || name.starts_with("motion.blend."), "{name} changed");
     }
+    assert!(!before["motion.blend.0.weight"].equal(&after["motion.blend.0.weight"]));
     let decoder = |dir: &Path| load_tensors(&dir.join("vae/diffusion_pytorch_model.safetensors")).unwrap();
     let [before, after] = [&added.out, &painted.out].map(|dir| decoder(dir).remove("decoder.conv_in.weight"));
     assert!(!before.unwrap().equal(&after.unwrap()));
