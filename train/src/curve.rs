@@ -5,18 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use nextclip_media::plot::{Line as Curve, Plot};
 
-use crate::loss::Terms;
-
-/// What is logged of some steps.
-#[derive(Debug)]
-pub(crate) struct Line {
-    /// The last of them.
-    pub(crate) step: u64,
-    /// Means of their loss's terms.
-    pub(crate) loss: Terms,
-    /// How good the weights are, where that was asked.
-    pub(crate) validation: Option<f64>,
-}
+use crate::loss_table::{Line, names};
 
 /// Writes the curves as PNGs: `path` is the loss and its terms, beside it the validation value.
 pub(crate) fn draw(path: &Path, title: &str, log: &[Line]) -> Result<()> {
@@ -24,13 +13,9 @@ pub(crate) fn draw(path: &Path, title: &str, log: &[Line]) -> Result<()> {
         log.iter().filter_map(|line| Some((line.step as f64, value(line)?))).collect()
     };
     let mut curves = vec![("sum".to_owned(), curve(&|line| Some(line.loss.total())))];
-    let names = log.last().map(|line| &line.loss.0[..]).unwrap_or_default();
+    let names = names(log);
     if names.len() > 1 {
-        curves.extend(names.iter().map(|(name, _)| {
-            let of =
-                |line: &Line| line.loss.0.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
-            (name.clone(), curve(&of))
-        }));
+        curves.extend(names.iter().map(|name| (name.clone(), curve(&|line| line.loss.get(name)))));
     }
     // Sums of logarithms are losses, too, and below zero.
     let log_y = curves.iter().flat_map(|(_, points)| points).all(|&(_, loss)| loss > 0.0);

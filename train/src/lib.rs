@@ -16,6 +16,7 @@ pub mod fit;
 pub mod footage;
 pub mod gradients;
 pub mod loss;
+mod loss_table;
 pub mod model;
 pub mod optim;
 pub mod params;

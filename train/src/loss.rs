@@ -41,6 +41,11 @@ impl Terms {
         self.0.iter().map(|(_, value)| value).sum()
     }
 
+    /// That of a term, where there is one.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+    }
+
     /// The mean of several of the same loss.
     pub fn mean<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut sum = Self::default();

@@ -1,7 +1,6 @@
 //! A run folder: where training keeps its state, its loss and its curve, so that it can go on.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,13 +8,11 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use tch::Tensor;
 
-use crate::curve::{self, Line};
+use crate::curve;
 use crate::loss::Terms;
+use crate::loss_table::{self, Line};
 use crate::optim::Optimiser;
 use crate::params::{Params, load_tensors, save_tensors};
-
-/// Columns of a loss table before those of the loss's terms.
-const FIRST_COLUMNS: [&str; 3] = ["step", "loss", "validation"];
 
 /// How often the state is written while training.
 const SAVE_EVERY: Duration = Duration::from_secs(180);
@@ -81,7 +78,7 @@ impl Run {
                 .collect(),
         )?;
         if let Ok(text) = fs::read_to_string(&self.losses) {
-            self.log = parse(&text).into_iter().filter(|line| line.step < step).collect();
+            self.log = loss_table::parse(&text).into_iter().filter(|line| line.step < step).collect();
         }
         log::info!("{} goes on at step {step}", self.title);
         Ok(step)
@@ -137,36 +134,10 @@ impl Run {
     }
 
     fn write_log(&self) -> Result<()> {
-        let mut file = fs::File::create(&self.losses)?;
-        let names: Vec<&str> = self
-            .log
-            .last()
-            .map(|line| line.loss.0.iter().map(|(name, _)| &**name).collect())
-            .unwrap_or_default();
-        writeln!(file, "{}", [&FIRST_COLUMNS[..], &names].concat().join(","))?;
-        for line in &self.log {
-            let value = line.validation.map(|value| value.to_string()).unwrap_or_default();
-            write!(file, "{},{},{value}", line.step, line.loss.total())?;
-            line.loss.0.iter().try_for_each(|(_, value)| write!(file, ",{value}"))?;
-            writeln!(file)?;
-        }
+        fs::write(&self.losses, loss_table::table(&self.log))?;
         if self.log.len() >= 2 {
             curve::draw(&self.curve, &self.title, &self.log)?;
         }
         Ok(())
     }
-}
-
-/// The lines of a loss table; those that cannot be read are left out.
-fn parse(text: &str) -> Vec<Line> {
-    let mut lines = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
-    let names = lines.next().unwrap_or_default();
-    let names = names.get(FIRST_COLUMNS.len()..).unwrap_or_default();
-    let line = |cells: Vec<&str>| {
-        let [step, _, validation, values @ ..] = &cells[..] else { return None };
-        let values: Vec<f64> = values.iter().map(|value| value.parse().ok()).collect::<Option<_>>()?;
-        let loss = names.iter().map(|&name| name.to_owned()).zip(values).collect();
-        Some(Line { step: step.parse().ok()?, loss: Terms(loss), validation: validation.parse().ok() })
-    };
-    lines.filter_map(line).collect()
 }

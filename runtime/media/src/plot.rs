@@ -16,6 +16,9 @@ use crate::draw::{Canvas, Colour, GREY, INK, RULE, Side, font, text_width};
 pub(crate) const PALETTE: [Colour; 6] =
     [[31, 98, 178], [224, 112, 32], [24, 142, 108], [168, 60, 140], [90, 100, 112], [196, 160, 0]];
 
+/// Pixels of a dash and of the gap after it, of lines whose colour another line has already.
+const DASH: f64 = 6.0;
+
 /// Lines of up to this many points show each of them as a dot.
 const FEW: usize = 40;
 
@@ -100,16 +103,15 @@ impl Plot {
             bottom: height - 52,
         };
         self.grid(&mut canvas, &frame, &x, &y);
-        let mut colours = PALETTE.iter().cycle();
+        let mut strong = 0;
         let mut legend = Vec::new();
         for line in &self.lines {
             // A faint line shares its colour with the line that goes over it.
-            let colour =
-                if line.faint { colours.clone().next() } else { colours.next() }.copied().unwrap_or(INK);
-            let (ink, thickness) = if line.faint { (pale(colour), 1.0) } else { (colour, 2.0) };
-            curve(&mut canvas, &frame, &x, &y, line, (ink, thickness));
+            let pen = Pen::nth(strong, line.faint);
+            strong += usize::from(!line.faint);
+            curve(&mut canvas, &frame, &x, &y, line, pen);
             if !line.name.is_empty() {
-                legend.push((line.name.as_str(), ink));
+                legend.push((line.name.as_str(), pen));
             }
         }
         self.words(&mut canvas, &frame, &legend);
@@ -130,7 +132,7 @@ impl Plot {
         canvas.fill((frame.left, frame.bottom), (frame.right - frame.left, 1), GREY);
     }
 
-    fn words(&self, canvas: &mut Canvas, frame: &Frame, legend: &[(&str, Colour)]) {
+    fn words(&self, canvas: &mut Canvas, frame: &Frame, legend: &[(&str, Pen)]) {
         if !self.title.is_empty() {
             canvas.text((16, 12), &self.title, &font::TITLE, INK, Side::Right);
         }
@@ -139,27 +141,73 @@ impl Plot {
         canvas.text((middle, frame.bottom + 30), &self.x_label, &font::TEXT, GREY, Side::Middle);
         // The legend stands above the plot, at its right end, where no curve runs.
         let mut right = frame.right;
-        for (name, colour) in legend.iter().rev() {
+        for (name, pen) in legend.iter().rev() {
             canvas.text((right, frame.top - 24), name, &font::TEXT, INK, Side::Left);
             right = right.saturating_sub(text_width(name, &font::TEXT) + 8);
-            canvas.fill((right.saturating_sub(18), frame.top - 19), (18, 3), *colour);
+            let (left, row) = (right.saturating_sub(18), frame.top - 19);
+            if pen.dashed {
+                for dash in [0, 12] {
+                    canvas.fill((left + dash, row), (DASH as usize, 3), pen.colour);
+                }
+            } else {
+                canvas.fill((left, row), (18, 3), pen.colour);
+            }
             right = right.saturating_sub(36);
         }
     }
 }
 
-fn curve(canvas: &mut Canvas, frame: &Frame, x: &Axis, y: &Axis, line: &Line, pen: (Colour, f64)) {
-    let mut last = None;
+/// What a line is drawn with.
+#[derive(Clone, Copy)]
+struct Pen {
+    colour: Colour,
+    thickness: f64,
+    dashed: bool,
+}
+
+impl Pen {
+    /// That of line `index`, faint ones not counted.
+    fn nth(index: usize, faint: bool) -> Self {
+        let colour = PALETTE[index % PALETTE.len()];
+        let dashed = index >= PALETTE.len();
+        let (colour, thickness) = if faint { (pale(colour), 1.0) } else { (colour, 2.0) };
+        Self { colour, thickness, dashed }
+    }
+}
+
+fn curve(canvas: &mut Canvas, frame: &Frame, x: &Axis, y: &Axis, line: &Line, pen: Pen) {
+    let (mut last, mut drawn) = (None, 0.0);
     for point in &line.points {
         let at = x.place(point.0).zip(y.place(point.1)).map(|(right, up)| (frame.x(right), frame.y(up)));
         // Points on the same pixel column are still drawn: their spread is what a noisy curve shows.
         if let (Some(from), Some(to)) = (last, at) {
-            canvas.line(from, to, pen.1, pen.0);
+            segment(canvas, from, to, pen, &mut drawn);
         }
         if let (Some(at), 1..=FEW) = (at, line.points.len()) {
-            canvas.line(at, at, pen.1 + 4.0, pen.0);
+            canvas.line(at, at, pen.thickness + 4.0, pen.colour);
         }
         last = at;
+    }
+}
+
+/// A straight part of a line of which `drawn` pixels lie before it, so that dashes go on where they were.
+fn segment(canvas: &mut Canvas, from: (f64, f64), to: (f64, f64), pen: Pen, drawn: &mut f64) {
+    if !pen.dashed {
+        canvas.line(from, to, pen.thickness, pen.colour);
+        return;
+    }
+    let (across, down) = (to.0 - from.0, to.1 - from.1);
+    let length = across.hypot(down);
+    let at = |done: f64| (from.0 + across * done / length, from.1 + down * done / length);
+    let mut done = 0.0;
+    while done < length {
+        let phase = *drawn % (2.0 * DASH);
+        let step = (DASH - phase % DASH).max(0.5).min(length - done);
+        if phase < DASH {
+            canvas.line(at(done), at(done + step), pen.thickness, pen.colour);
+        }
+        done += step;
+        *drawn += step;
     }
 }
 
@@ -318,6 +366,27 @@ mod tests {
                 assert_eq!(plot.with(Line::new("a", points.clone())).draw(1, 1).dim(), (120, 160, 3));
             }
         }
+    }
+
+    #[test]
+    fn lines_beyond_the_palette_are_dashed() {
+        let few = (0..PALETTE.len()).map(|index| Pen::nth(index, false));
+        assert!(few.into_iter().all(|pen| !pen.dashed));
+        let again = Pen::nth(PALETTE.len(), false);
+        assert!(again.dashed && again.colour == PALETTE[0]);
+
+        let ink = |pen: Pen| {
+            let mut canvas = Canvas::new(200, 20);
+            let mut drawn = 0.0;
+            for part in 0..18 {
+                let at = |part: i32| (f64::from(10 + 10 * part), 10.0);
+                segment(&mut canvas, at(part), at(part + 1), pen, &mut drawn);
+            }
+            let picture = canvas.into_picture();
+            (10..190).filter(|&x| picture[[10, x, 2]] == pen.colour[2]).count()
+        };
+        let (whole, dashes) = (ink(Pen::nth(0, false)), ink(again));
+        assert!(whole > 170 && (60..120).contains(&dashes), "{dashes} of {whole} pixels");
     }
 
     #[test]
