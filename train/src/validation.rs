@@ -61,7 +61,8 @@ impl Validation {
         let scores: Vec<_> = self.sets.iter().map(|set| (set, set.score(self.seed, model))).collect();
         let named = scores.iter().map(|(set, score)| {
             let Score { gain_db, sharpness, rebuilt_db } = score;
-            format!("{:?} {gain_db:+.2} dB, sharpness {sharpness:.2}, rebuilt {rebuilt_db:.2} dB", set.what)
+            let sharpness = sharpness.map_or("nothing moves".into(), |ratio| format!("sharpness {ratio:.2}"));
+            format!("{:?} {gain_db:+.2} dB, {sharpness}, rebuilt {rebuilt_db:.2} dB", set.what)
         });
         log::info!("above the last frame: {}", named.collect::<Vec<_>>().join("; "));
         let weights: f64 = self.sets.iter().map(|set| set.weight).sum();
@@ -73,8 +74,8 @@ impl Validation {
 struct Score {
     /// PSNR above that of the last frame repeated.
     gain_db: f64,
-    /// Energy of edges over that of what came, where it moves.
-    sharpness: f64,
+    /// Energy of edges over that of what came, where it moves; none where nothing does.
+    sharpness: Option<f64>,
     /// PSNR of the pictures to be predicted, decoded from their own latents.
     rebuilt_db: f64,
 }
@@ -120,9 +121,10 @@ impl Set {
             let rebuilt = model.vae.decode(&self.latents.flatten(0, 1)).reshape(self.truth.size());
             let area = moving(&self.truth, &self.last);
             let energy = |pictures| gradient_energy(pictures, &area).sum(Kind::Double).double_value(&[]);
+            let (drawn, real) = (energy(&shown), energy(&self.truth));
             Score {
                 gain_db: mean_psnr_db(&(&shown - &self.truth)) - self.last_frame_db,
-                sharpness: energy(&shown) / energy(&self.truth),
+                sharpness: (real > 0.0).then(|| drawn / real),
                 rebuilt_db: mean_psnr_db(&(rebuilt.clamp(-1.0, 1.0) - &self.truth)),
             }
         })
