@@ -30,8 +30,9 @@ pub(crate) struct WeightOnlyArguments {
     /// How a group's scale is found: mse (least squared error) or min-max (greatest weight).
     #[arg(long, value_name = "RULE", default_value = "mse", value_parser = ["mse", "min-max"])]
     scale: String,
-    /// How weights become integers: nearest, or gptq, which lets each make good what others lost, for the inputs that
-    /// --calibrate shows (models of up to about 2 GB of such inputs' products).
+    /// How weights become integers: nearest; or by the inputs that --calibrate shows (models of up to about 2 GB of such
+    /// inputs' products) gptq, which lets each weight make good what others lost, or awq, which scales up those of large
+    /// inputs.
     #[arg(long, value_name = "HOW", default_value = "nearest")]
     pub(crate) rounding: RoundingName,
 }
@@ -42,12 +43,22 @@ pub(crate) enum RoundingName {
     #[default]
     Nearest,
     Gptq,
+    Awq,
 }
 
 impl RoundingName {
     /// Whether it needs footage.
     pub(crate) fn is_calibrated(self) -> bool {
-        self == Self::Gptq
+        self != Self::Nearest
+    }
+
+    /// As it stands on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Nearest => "nearest",
+            Self::Gptq => "gptq",
+            Self::Awq => "awq",
+        }
     }
 }
 
@@ -61,7 +72,7 @@ impl WeightOnlyArguments {
             "w4" => (Bits::Four, GROUP_OF_4_BIT),
             "w8" => (Bits::Eight, GROUP_OF_8_BIT),
             _ if self.rounding.is_calibrated() => {
-                anyhow::bail!("--rounding gptq is for --precision w4 and w8")
+                anyhow::bail!("--rounding {} is for --precision w4 and w8", self.rounding.name())
             }
             _ if self.group.is_some() => anyhow::bail!("--group is for --precision w4 and w8"),
             _ => return Ok(None),
@@ -78,7 +89,11 @@ impl WeightOnlyArguments {
         let rule = if self.scale == "mse" { BlockScale::Mse } else { BlockScale::MinMax };
         let format = BlockFormat { bits, block: self.group.unwrap_or(group) };
         let choice = Choice::AllBut(keep_float.to_vec());
-        let rounding = products.map_or(Rounding::Nearest, |products| Rounding::Outputs(Arc::new(products)));
+        let rounding = match (self.rounding, products.map(Arc::new)) {
+            (RoundingName::Gptq, Some(products)) => Rounding::Outputs(products),
+            (RoundingName::Awq, Some(products)) => Rounding::Scaled(products),
+            _ => Rounding::Nearest,
+        };
         let recipe = WeightOnly { format, rule, form: BlockForm::MatMulNBits, choice, rounding };
         Arithmetic::Blocks(Arc::new(recipe))
     }

@@ -7,7 +7,7 @@ use nextclip_quant::Bits;
 
 use crate::calibrated::Calibrated;
 use crate::error::BundleError;
-use crate::onnx::{Choice, EightBits, Format, Graph, Precision, Rounding, Typed, WeightOnly, covers};
+use crate::onnx::{Choice, EightBits, Format, Graph, Precision, Typed, WeightOnly, covers};
 use crate::targets::{PrecisionName, TargetError};
 
 /// The numbers that a bundle computes in.
@@ -124,10 +124,8 @@ impl Arithmetic {
         graphs: impl Iterator<Item = &'a Graph>,
     ) -> Option<manifest::Quantisation> {
         if let Self::Blocks(recipe) = self {
-            return match &recipe.rounding {
-                Rounding::Nearest => None,
-                Rounding::Outputs(products) => Some(products.provenance(Rounding::GPTQ, graphs)),
-            };
+            let origin = recipe.rounding.origin();
+            return origin.map(|(rule, products)| products.provenance(rule, graphs));
         }
         let pairs_fit = target == Target::Cpu && matches!(self, Self::W8A8(_));
         let found = self.calibrated().map(|calibrated| calibrated.provenance(graphs));

@@ -135,7 +135,7 @@ struct ExportArguments {
 
 /// How 8 bits find their ranges.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Calibration, for w8a8, fp8, rounding by gptq and a cache in int8")]
+#[command(next_help_heading = "Calibration, for w8a8, fp8, rounding by gptq or awq and a cache in int8")]
 struct CalibrationArguments {
     /// Frames to take ranges from: "scenes" (generated), a film, or a folder of films. The best are of the camera
     /// that the bundle is for.

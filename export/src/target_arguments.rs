@@ -56,10 +56,10 @@ impl TargetArguments {
         match (precision.is_calibrated(), for_part, has_footage) {
             (true, _, false) => bail!("--precision {precision} needs --calibrate: {sources}"),
             (_, true, false) if cache.is_calibrated() => bail!("--cache int8 needs --calibrate: {sources}"),
-            (_, true, false) => bail!("--rounding gptq needs --calibrate: {sources}"),
+            (_, true, false) => bail!("--rounding {} needs --calibrate: {sources}", rounding.name()),
             (false, false, true) => {
                 bail!(
-                    "--calibrate is for --precision w8a8, fp8, --rounding gptq and --cache int8; {target} is to be in \
+                    "--calibrate is for --precision w8a8, fp8, --rounding gptq or awq and --cache int8; {target} is to be in \
                      {precision}"
                 )
             }
@@ -131,7 +131,7 @@ mod tests {
         let told = resolve(None, Some(Target::Cuda), None, true);
         assert_eq!(
             told,
-            "--calibrate is for --precision w8a8, fp8, --rounding gptq and --cache int8; cuda is to be in fp16"
+            "--calibrate is for --precision w8a8, fp8, --rounding gptq or awq and --cache int8; cuda is to be in fp16"
         );
     }
 }

@@ -32,7 +32,9 @@ fn main() -> Result<(), Error> {
     let mut hessian = Hessian::new(K);
     row("Hessian::add", inputs.len(), || hessian.add(&inputs))?;
     row("gptq, 4 bit", weights.len(), || gptq(&weights, [K, N], &hessian, four, &GptqSettings::default()))?;
-    row("awq_scales, 4 bit", weights.len(), || awq_scales(&weights, [K, N], &hessian, four))?;
+    row("awq_scales, 4 bit", weights.len(), || {
+        awq_scales(&weights, [K, N], &hessian, four, BlockScale::MinMax)
+    })?;
     let mut rotated = weights.clone();
     row("Rotation::rotate_inputs", weights.len(), || Rotation::seeded(K, 1).rotate_inputs(&mut rotated))
 }

@@ -16,9 +16,9 @@ pub struct AwqScales {
     pub error_ratio: f64,
 }
 
-/// Searches the input scales `rms(x)^alpha` whose rounding, undone by the division of the activations,
-/// changes the outputs least. Layers that share an input (q, k and v) are searched together, side by side
-/// as the columns of one `weights` `[K, N]`. At most 256 evenly spaced outputs are looked at.
+/// Searches the input scales `rms(x)^alpha` whose rounding, with the scales of blocks found by `scale` and undone by
+/// the division of the activations, changes the outputs least. Layers that share an input (q, k and v) can be searched
+/// together, side by side as the columns of one `weights` `[K, N]`. At most 256 evenly spaced outputs are looked at.
 ///
 /// # Errors
 /// As [`per_block`], or a Hessian of another size or without any row.
@@ -31,6 +31,7 @@ pub fn awq_scales(
     shape: [usize; 2],
     hessian: &Hessian,
     format: BlockFormat,
+    scale: BlockScale,
 ) -> Result<AwqScales, Error> {
     const GRID: u32 = 20;
     let [k, _] = shape;
@@ -49,14 +50,15 @@ pub fn awq_scales(
     let (sample, outputs) = some_outputs(weights, shape);
     let rms = hessian.rms();
     let mut best = AwqScales { scales: vec![1.0; k], alpha: 0.0, error_ratio: 1.0 };
-    let unscaled = scaled_error(&sample, [k, outputs], hessian, format, &best.scales)?;
+    let error = |scales: &[f32]| scaled_error(&sample, [k, outputs], hessian, (format, scale), scales);
+    let unscaled = error(&best.scales)?;
     if unscaled == 0.0 {
         return Ok(best);
     }
     for step in 1..=GRID {
         let alpha = f64::from(step) / f64::from(GRID);
         let scales = centred_powers(&rms, alpha);
-        let error_ratio = scaled_error(&sample, [k, outputs], hessian, format, &scales)? / unscaled;
+        let error_ratio = error(&scales)? / unscaled;
         if error_ratio < best.error_ratio {
             best = AwqScales { scales, alpha, error_ratio };
         }
@@ -79,13 +81,13 @@ fn scaled_error(
     weights: &[f32],
     shape: [usize; 2],
     hessian: &Hessian,
-    format: BlockFormat,
+    (format, scale): (BlockFormat, BlockScale),
     scales: &[f32],
 ) -> Result<f64, Error> {
     let [k, n] = shape;
     let rows = || weights.chunks_exact(n.max(1)).zip(scales);
     let scaled: Vec<f32> = rows().flat_map(|(row, scale)| row.iter().map(move |w| w * scale)).collect();
-    let rounded = per_block(&scaled, shape, format, BlockScale::MinMax)?.dequantise();
+    let rounded = per_block(&scaled, shape, format, scale)?.dequantise();
     let mut errors = vec![0.0_f32; k * n];
     for (input, ((row, scale), rounded)) in rows().zip(rounded.chunks_exact(n.max(1))).enumerate() {
         for (output, (weight, rounded)) in row.iter().zip(rounded).enumerate() {

@@ -187,7 +187,7 @@ fn awq_helps_where_few_inputs_carry_the_energy() {
     let mut inputs = normal(2048 * k, 51);
     inputs.chunks_mut(k).for_each(|row| row.iter_mut().step_by(37).for_each(|x| *x *= 20.0));
     let weights = normal(k * n, 53);
-    let found = awq_scales(&weights, [k, n], &hessian(&inputs, k), FORMAT).unwrap();
+    let found = awq_scales(&weights, [k, n], &hessian(&inputs, k), FORMAT, BlockScale::MinMax).unwrap();
     println!("alpha {}, error {:.3} of unscaled", found.alpha, found.error_ratio);
     assert!(found.alpha > 0.0 && found.error_ratio < 0.7, "{found:?}");
     // The same by multiplying out, with the scales folded in.
@@ -207,9 +207,13 @@ fn awq_helps_where_few_inputs_carry_the_energy() {
 fn awq_leaves_even_inputs_about_alone() {
     let k = 32;
     let weights = normal(k * 16, 61);
-    let found = awq_scales(&weights, [k, 16], &hessian(&normal(512 * k, 63), k), FORMAT).unwrap();
+    let found =
+        awq_scales(&weights, [k, 16], &hessian(&normal(512 * k, 63), k), FORMAT, BlockScale::Mse).unwrap();
     assert!(found.error_ratio <= 1.0 && found.scales.iter().all(|scale| (0.5..2.0).contains(scale)));
-    assert_eq!(awq_scales(&weights, [k, 16], &Hessian::new(k), FORMAT).unwrap_err(), Error::Empty);
+    assert_eq!(
+        awq_scales(&weights, [k, 16], &Hessian::new(k), FORMAT, BlockScale::Mse).unwrap_err(),
+        Error::Empty
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! How good a predictor is while it is trained, on clips that it does not learn from.
 
 use anyhow::{Result, ensure};
-use nextclip_core::{Geometry, Motion, metrics, sampler};
+use nextclip_core::{Geometry, Motion, Picture, metrics, sampler};
 use nextclip_scenes::Split;
 use tch::{Kind, Tensor};
 
@@ -44,13 +44,24 @@ impl Validation {
         let mut sets = Vec::new();
         for origin in origins {
             let windows = windows(origin, geometry, CLIPS)?;
-            log::info!("validation: {} clips of {:?}", windows.len(), origin.what);
-            if !windows.is_empty() {
-                let frames = footage::normalised(&Tensor::cat(&windows, 0).to_device(model.device));
-                sets.push(Set::new(origin, &frames, model, vae));
-            }
+            let Some(window) = windows.first() else {
+                log::warn!(
+                    "validation: no clip of {:?}: no stretch is longer than a prediction",
+                    origin.what
+                );
+                continue;
+            };
+            let history = window.size()[0] - geometry.clip as i64;
+            log::info!("validation: {} clips of {:?}, {history} frames seen", windows.len(), origin.what);
+            let frames = footage::normalised(&Tensor::cat(&windows, 0).to_device(model.device));
+            sets.push(Set::new(origin, &frames, history, model, vae));
         }
-        ensure!(!sets.is_empty(), "no source is long enough for a validation clip");
+        ensure!(
+            !sets.is_empty(),
+            "no source has a validation part of at least {} frames, one to see and {} to predict",
+            1 + geometry.clip,
+            geometry.clip
+        );
         Ok(Self { sets, seed })
     }
 
@@ -81,9 +92,9 @@ struct Score {
 }
 
 impl Set {
-    /// Of whole clips one after the other, (n (C + N), 3, H, W).
-    fn new(origin: &Origin, frames: &Tensor, model: &Model, vae: &Vae<'_>) -> Self {
-        let (history, clip) = (model.geometry.history as i64, model.geometry.clip as i64);
+    /// Of windows one after the other, (n (C + N), 3, H, W), each of `history` = C frames that are seen and N to predict.
+    fn new(origin: &Origin, frames: &Tensor, history: i64, model: &Model, vae: &Vae<'_>) -> Self {
+        let clip = model.geometry.clip as i64;
         let by_clip = |x: &Tensor| {
             let size = x.size();
             x.reshape([&[-1, history + clip], &size[1..]].concat())
@@ -132,14 +143,19 @@ impl Set {
 }
 
 /// Up to `wanted` windows of history and clip, each (F, H, W, 3), evenly spread over the origin's validation
-/// part; none where all its stretches are shorter.
+/// part; of a shorter history where no stretch is long enough, and none where that leaves nothing to see.
 fn windows(origin: &Origin, geometry: &Geometry, wanted: usize) -> Result<Vec<Tensor>> {
-    let frames = geometry.history + geometry.clip;
-    let mut windows = Vec::new();
-    for stretch in footage::stretches(origin, geometry, Split::Validation, 1, wanted)? {
+    let shortest = 1 + geometry.clip;
+    let stretches: Vec<_> = footage::stretches(origin, geometry, Split::Validation, 1, wanted)?
+        .filter(|stretch| stretch.len() >= shortest)
+        .collect();
+    let longest = stretches.iter().map(Vec::len).max().unwrap_or(shortest);
+    let frames = longest.min(geometry.history + geometry.clip);
+    let of_stretch = |stretch: &Vec<Picture>| {
         let step = if origin.what == What::Scenes { stretch.len() } else { geometry.clip };
-        windows.extend(stretch.windows(frames).step_by(step).map(footage::tensor_of));
-    }
+        stretch.windows(frames).step_by(step).map(footage::tensor_of).collect::<Vec<_>>()
+    };
+    let windows: Vec<_> = stretches.iter().flat_map(of_stretch).collect();
     let stride = windows.len().div_ceil(wanted).max(1);
     Ok(windows.into_iter().step_by(stride).collect())
 }

@@ -21,10 +21,14 @@ const FILM_FRAMES: usize = 90;
 
 /// A film of one scene at the model's pace, long enough to be divided.
 fn film(dir: &Path) -> PathBuf {
+    film_of(dir, "camera.mp4", FILM_FRAMES)
+}
+
+fn film_of(dir: &Path, name: &str, frames: usize) -> PathBuf {
     nextclip_media::init().unwrap();
-    let path = dir.join("camera.mp4");
+    let path = dir.join(name);
     let mut writer = Mp4Writer::create(&path, GEOMETRY.width, GEOMETRY.height, (5, 1)).unwrap();
-    for picture in nextclip_scenes::clip(Split::Train, 3, GEOMETRY.width, GEOMETRY.height, FILM_FRAMES, 0.2) {
+    for picture in nextclip_scenes::clip(Split::Train, 3, GEOMETRY.width, GEOMETRY.height, frames, 0.2) {
         writer.push(&picture).unwrap();
     }
     writer.finish().unwrap();
@@ -154,15 +158,30 @@ fn motion_is_added_to_a_checkpoint_without_and_kept_where_it_is() {
 #[test]
 fn a_film_that_is_too_short_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("short.mp4");
-    nextclip_media::init().unwrap();
-    let mut writer = Mp4Writer::create(&path, GEOMETRY.width, GEOMETRY.height, (5, 1)).unwrap();
-    for picture in nextclip_scenes::clip(Split::Train, 3, GEOMETRY.width, GEOMETRY.height, 3, 0.2) {
-        writer.push(&picture).unwrap();
-    }
-    writer.finish().unwrap();
+    let path = film_of(dir.path(), "short.mp4", 3);
     let origins = vec![Origin { what: What::Video(path), weight: 1.0 }];
     let plan = finetune::Plan { origins, ..plan(dir.path(), "out", None) };
     let error = format!("{:#}", finetune::run(&plan).unwrap_err());
     assert!(error.contains("short.mp4"), "{error}");
+}
+
+/// As a robot's episodes are: each is watched with what little it has before the clip.
+#[test]
+fn films_that_are_shorter_than_a_window_are_learned_from_and_validated_on() {
+    tch::set_num_threads(1);
+    let dir = tempfile::tempdir().unwrap();
+    let films = dir.path().join("episodes");
+    std::fs::create_dir(&films).unwrap();
+    let frames = GEOMETRY.history + GEOMETRY.clip - 1;
+    for episode in 0..3 {
+        film_of(&films, &format!("{episode}.mp4"), frames);
+    }
+    let plan = plan(dir.path(), "out", None);
+    let plan = finetune::Plan {
+        origins: vec![Origin { what: What::Video(films), weight: 1.0 }],
+        course: Course { steps: 50, ..plan.course },
+        ..plan
+    };
+    finetune::run(&plan).unwrap();
+    assert!(plan.out.join("model.safetensors").exists());
 }

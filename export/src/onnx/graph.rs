@@ -53,7 +53,7 @@ pub enum Constant {
     Weight(Weight, Layout),
     /// The same in 8-bit integers with a scale for each output; quantised when the graph is written.
     Int8(Weight, Layout),
-    /// The same in blocks of integers, one of its two tensors; quantised when the graph is written.
+    /// The same in blocks of integers, one of its tensors; quantised when the graph is written.
     Blocks(BlockWeight, BlockPart),
     /// Computed by the exporter.
     F32(Vec<f32>),

@@ -12,7 +12,6 @@ use super::graph::{Constant, Graph};
 use super::proto::{self, element};
 use super::quantised::int8_weight;
 use super::typed::cast_bytes;
-use super::weight_only::BlockPart;
 use crate::checkpoint::Weight;
 
 /// The operator set of graphs: the newest that TensorRT 10's parser reads.
@@ -152,10 +151,11 @@ fn initializer<W: Write>(
     if let Constant::Blocks(blocks, _) = constant
         && !weights.written.contains_key(&identity)
     {
-        // Both tensors of a weight at once: to quantise is the work.
-        let packed = blocks.pack().map_err(|error| unfit(&blocks.weight, &error))?;
-        weights.place(blocks.name(BlockPart::Integers), || Ok(packed.integers))?;
-        weights.place(blocks.name(BlockPart::Scales), || Ok(packed.scales))?;
+        // All tensors of a weight at once: to quantise is the work.
+        let mut packed = blocks.pack().map_err(|error| unfit(&blocks.weight, &error))?;
+        for part in blocks.parts() {
+            weights.place(blocks.name(part), || Ok(packed.take(part)))?;
+        }
     }
     let (offset, length) = weights.place(identity, || bytes_of(constant))?;
     let entry = |key: &str, value: String| proto::StringStringEntry { key: key.into(), value };
@@ -171,7 +171,7 @@ fn initializer<W: Write>(
 fn is_inline(shape: &[usize], constant: &Constant) -> bool {
     match constant {
         Constant::I64(_) => true,
-        // Both of a weight's tensors come at once, and stay together.
+        // A weight's tensors come at once, and stay together.
         Constant::Blocks(..) => false,
         _ => 4 * shape.iter().product::<usize>() < INLINE_BYTES,
     }
@@ -249,11 +249,7 @@ fn bytes_of(constant: &Constant) -> io::Result<Vec<u8>> {
             quantised.values.iter().map(|value| value.cast_unsigned()).collect()
         }
         Constant::Blocks(blocks, part) => {
-            let packed = blocks.pack().map_err(|error| unfit(&blocks.weight, &error))?;
-            match part {
-                BlockPart::Integers => packed.integers,
-                BlockPart::Scales => packed.scales,
-            }
+            blocks.pack().map_err(|error| unfit(&blocks.weight, &error))?.take(*part)
         }
         Constant::Cast(of, dtype) => cast_bytes(of, *dtype)?,
         Constant::EightBits(weight) => weight.bytes(),

@@ -6,20 +6,17 @@
 //! graph is written, a few rows at a time.
 
 use std::num::NonZero;
-use std::sync::Arc;
 use std::thread;
 
 use nextclip_core::manifest::Dtype;
-use nextclip_quant::{
-    Bits, BlockFormat, BlockScale, BlockWeights, Error, GptqSettings, Hessian, gptq, per_block,
-};
+use nextclip_quant::{Bits, BlockFormat, BlockScale, Error, per_block};
 
 use super::builder::GraphBuilder;
 use super::graph::{Constant, LayerUse, Layout, Value};
 use super::layers::{Linear, path};
 use super::operators::int;
 use super::quantised::{Choice, Precision};
-use crate::calibrate::InputProducts;
+use super::rounding::{LayerRounding, Rounded, Rounding};
 use crate::checkpoint::Weight;
 
 /// Activations are brought to 8 bits, block by block, within ONNX Runtime's kernel. The other levels compute in
@@ -48,21 +45,6 @@ pub struct WeightOnly {
     pub choice: Choice,
     /// What rounds a weight.
     pub rounding: Rounding,
-}
-
-/// What decides between the two integers next to a weight.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Rounding {
-    /// The nearer one.
-    #[default]
-    Nearest,
-    /// The output that comes of all weights together, for the inputs that were seen (GPTQ).
-    Outputs(Arc<InputProducts>),
-}
-
-impl Rounding {
-    /// What a manifest says of it.
-    pub const GPTQ: &str = "gptq";
 }
 
 impl Default for WeightOnly {
@@ -94,24 +76,26 @@ pub struct BlockWeight {
     format: BlockFormat,
     rule: BlockScale,
     form: BlockForm,
-    /// Of the layer's inputs, where outputs decide how it is rounded.
-    products: Option<Arc<Hessian>>,
+    rounding: LayerRounding,
 }
 
-/// One of the two tensors that a weight becomes.
+/// One of the tensors that a weight becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockPart {
     /// The integers.
     Integers,
     /// Their scales, f32.
     Scales,
+    /// What each of the layer's inputs is multiplied by, f32; only where weights were scaled.
+    Inputs,
 }
 
-/// Both tensors' bytes, as ONNX stores them.
+/// All tensors' bytes, as ONNX stores them.
 #[derive(Debug, Default)]
 pub(super) struct Packed {
-    pub(super) integers: Vec<u8>,
-    pub(super) scales: Vec<u8>,
+    integers: Vec<u8>,
+    scales: Vec<u8>,
+    inputs: Vec<u8>,
 }
 
 /// The block of a layer with so many inputs. `MatMulNBits` fills the last one up; elsewhere all blocks must be whole,
@@ -146,26 +130,30 @@ impl GraphBuilder {
             format: BlockFormat { block, ..recipe.format },
             rule: recipe.rule,
             form: recipe.form,
-            products: match &recipe.rounding {
-                Rounding::Nearest => None,
-                // Calibration has seen every layer that there can be in blocks.
-                Rounding::Outputs(products) => products.of(&place).cloned(),
-            },
+            rounding: recipe.rounding.of_layer(&place),
         };
         let tensors = vec![x.name.clone()];
         self.graph.layers.push(LayerUse { layer: place, tensors, quantised });
-        quantised.then(|| match weight.form {
-            BlockForm::MatMulNBits => self.matmul_nbits(x, &weight),
-            BlockForm::Dequantised => {
-                let weight = self.dequantised_blocks(&weight);
-                self.matmul(x, &weight)
+        quantised.then(|| {
+            let scaled = weight.rounding.scales_inputs().then(|| {
+                let scales = self.block_tensor(&weight, BlockPart::Inputs);
+                self.mul(x, &scales)
+            });
+            let x = scaled.as_ref().unwrap_or(x);
+            match weight.form {
+                BlockForm::MatMulNBits => self.matmul_nbits(x, &weight),
+                BlockForm::Dequantised => {
+                    let weight = self.dequantised_blocks(&weight);
+                    self.matmul(x, &weight)
+                }
             }
         })
     }
 
     fn matmul_nbits(&mut self, x: &Value, weight: &BlockWeight) -> Value {
         let [outputs, inputs] = weight.sizes();
-        let [integers, scales] = self.block_tensors(weight);
+        let [integers, scales] =
+            [BlockPart::Integers, BlockPart::Scales].map(|part| self.block_tensor(weight, part));
         let attributes = vec![
             int("K", inputs as i64),
             int("N", outputs as i64),
@@ -180,7 +168,8 @@ impl GraphBuilder {
     /// The float weight `[K, N]` that blocks of integers stand for.
     fn dequantised_blocks(&mut self, weight: &BlockWeight) -> Value {
         let [outputs, inputs] = weight.sizes();
-        let [integers, scales] = self.block_tensors(weight);
+        let [integers, scales] =
+            [BlockPart::Integers, BlockPart::Scales].map(|part| self.block_tensor(weight, part));
         let attributes = vec![int("axis", 0), int("block_size", weight.format.block as i64)];
         // Where ONNX Runtime makes signed 8-bit weights unsigned, it gives those without a zero point one that does
         // not fit blocks, and then refuses it; nor may two weights share one.
@@ -193,10 +182,17 @@ impl GraphBuilder {
         self.node("DequantizeLinear", &operands, attributes, &[inputs, outputs], Dtype::F32)
     }
 
-    fn block_tensors(&mut self, weight: &BlockWeight) -> [Value; 2] {
-        [BlockPart::Integers, BlockPart::Scales].map(|part| {
-            let name = weight.name(part);
-            self.constant(name, &weight.shape(part), Constant::Blocks(weight.clone(), part))
+    fn block_tensor(&mut self, weight: &BlockWeight, part: BlockPart) -> Value {
+        self.constant(weight.name(part), &weight.shape(part), Constant::Blocks(weight.clone(), part))
+    }
+}
+
+impl Packed {
+    pub(super) fn take(&mut self, part: BlockPart) -> Vec<u8> {
+        std::mem::take(match part {
+            BlockPart::Integers => &mut self.integers,
+            BlockPart::Scales => &mut self.scales,
+            BlockPart::Inputs => &mut self.inputs,
         })
     }
 }
@@ -229,7 +225,7 @@ impl BlockWeight {
 
     pub(super) fn dtype(&self, part: BlockPart) -> Dtype {
         match (part, self.form) {
-            (BlockPart::Scales, _) => Dtype::F32,
+            (BlockPart::Scales | BlockPart::Inputs, _) => Dtype::F32,
             (BlockPart::Integers, BlockForm::MatMulNBits) => Dtype::U8,
             (BlockPart::Integers, BlockForm::Dequantised) => Dtype::I8,
         }
@@ -245,37 +241,30 @@ impl BlockWeight {
             (BlockPart::Scales, BlockForm::MatMulNBits) => vec![outputs, blocks],
             (BlockPart::Integers, BlockForm::Dequantised) => vec![inputs, outputs],
             (BlockPart::Scales, BlockForm::Dequantised) => vec![blocks, outputs],
+            (BlockPart::Inputs, _) => vec![inputs],
         }
+    }
+
+    /// The tensors that it becomes.
+    pub(super) fn parts(&self) -> impl Iterator<Item = BlockPart> {
+        let inputs = self.rounding.scales_inputs().then_some(BlockPart::Inputs);
+        [BlockPart::Integers, BlockPart::Scales].into_iter().chain(inputs)
     }
 
     /// Reads and quantises the weight.
     pub(super) fn pack(&self) -> Result<Packed, Error> {
-        match (self.form, &self.products) {
-            (BlockForm::MatMulNBits, None) => self.pack_rows(),
-            (BlockForm::MatMulNBits, Some(products)) => {
-                let (integers, scales) = self.by_outputs(products)?.matmul_nbits()?;
-                Ok(Packed { integers, scales: bytes(&scales) })
-            }
-            (BlockForm::Dequantised, products) => {
-                let blocks = match products {
-                    Some(products) => self.by_outputs(products)?,
-                    None => {
-                        let [outputs, inputs] = self.sizes();
-                        let values = Layout::Transposed.values(&self.weight);
-                        per_block(&values, [inputs, outputs], self.format, self.rule)?
-                    }
-                };
-                Ok(Packed { integers: blocks.onnx_bytes(), scales: bytes(&blocks.scales) })
-            }
+        if self.form == BlockForm::MatMulNBits && matches!(self.rounding, LayerRounding::Nearest) {
+            return self.pack_rows();
         }
-    }
-
-    /// Rounded so that the layer's outputs change least.
-    fn by_outputs(&self, products: &Hessian) -> Result<BlockWeights, Error> {
         let [outputs, inputs] = self.sizes();
         let values = Layout::Transposed.values(&self.weight);
-        let settings = GptqSettings { scale: self.rule, ..GptqSettings::default() };
-        gptq(&values, [inputs, outputs], products, self.format, &settings)
+        let rounded = self.rounding.round(&values, [inputs, outputs], self.format, self.rule)?;
+        let Rounded { blocks, inputs } = rounded;
+        let (integers, scales) = match self.form {
+            BlockForm::MatMulNBits => blocks.matmul_nbits()?,
+            BlockForm::Dequantised => (blocks.onnx_bytes(), blocks.scales),
+        };
+        Ok(Packed { integers, scales: bytes(&scales), inputs: bytes(&inputs) })
     }
 
     /// A band of outputs to each core.
