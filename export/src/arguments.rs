@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
+use nextclip_core::manifest::Target;
 use nextclip_core::say;
-use nextclip_export::onnx::{BlockForm, MAX_BLOCK, MIN_BLOCK, Rounding, WeightOnly};
+use nextclip_export::onnx::{BlockForm, MAX_BLOCK, MIN_BLOCK, Rounding, TENSORRT_BLOCKS, WeightOnly};
 use nextclip_export::random::RandomWeights;
 use nextclip_export::usage::Usage;
 use nextclip_export::{Arithmetic, Choice, InputProducts, Verify};
@@ -16,15 +17,15 @@ use nextclip_quant::{Bits, BlockFormat, BlockScale};
 /// Weights that share a scale, unless said otherwise: small enough that 4 bits suffice for most of them.
 const GROUP_OF_4_BIT: usize = 32;
 
-/// 8 bits are enough for more weights together.
-const GROUP_OF_8_BIT: usize = 128;
+/// 8 bits are enough for more weights together, and TensorRT takes no fewer where they have 4.
+const LARGE_GROUP: usize = 128;
 
 /// How `w4` and `w8` turn weights into integers.
 #[derive(Args)]
 #[command(next_help_heading = "Weights alone, for w4 and w8")]
 pub(crate) struct WeightOnlyArguments {
-    /// Weights of an output that share a scale: 16, 32, 64, 128 or 256. Fewer are more exact, and larger
-    /// [default: 32 for w4, 128 for w8].
+    /// Weights of an output that share a scale: 16, 32, 64, 128 or 256, for TensorRT 64 or 128. Fewer are more exact, and
+    /// larger [default: 32 for w4, 128 for w8 and for TensorRT].
     #[arg(long, value_name = "N", value_parser = group)]
     group: Option<usize>,
     /// How a group's scale is found: mse (least squared error) or min-max (greatest weight).
@@ -63,14 +64,19 @@ impl RoundingName {
 }
 
 impl WeightOnlyArguments {
-    /// Width and group that `precision` means; `None` where it is no weight-only one.
+    /// Width and group that `precision` means for a target; `None` where it is no weight-only one.
     ///
     /// # Errors
     /// Options that are for others.
-    pub(crate) fn width(&self, precision: &str) -> anyhow::Result<Option<(Bits, usize)>> {
+    pub(crate) fn width(&self, precision: &str, target: Target) -> anyhow::Result<Option<(Bits, usize)>> {
+        let for_tensorrt = matches!(target, Target::Trt10 | Target::Trt);
+        if let Some(group) = self.group.filter(|group| for_tensorrt && !TENSORRT_BLOCKS.contains(group)) {
+            anyhow::bail!("--group {group}: {target} has groups of {TENSORRT_BLOCKS:?}");
+        }
         Ok(Some(match precision {
+            "w4" if for_tensorrt => (Bits::Four, LARGE_GROUP),
             "w4" => (Bits::Four, GROUP_OF_4_BIT),
-            "w8" => (Bits::Eight, GROUP_OF_8_BIT),
+            "w8" => (Bits::Eight, LARGE_GROUP),
             _ if self.rounding.is_calibrated() => {
                 anyhow::bail!("--rounding {} is for --precision w4 and w8", self.rounding.name())
             }

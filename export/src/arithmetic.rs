@@ -7,7 +7,7 @@ use nextclip_quant::Bits;
 
 use crate::calibrated::Calibrated;
 use crate::error::BundleError;
-use crate::onnx::{Choice, EightBits, Format, Graph, Precision, Typed, WeightOnly, covers};
+use crate::onnx::{BlockForm, Choice, EightBits, Format, Graph, Precision, Typed, WeightOnly, covers};
 use crate::targets::{PrecisionName, TargetError};
 
 /// The numbers that a bundle computes in.
@@ -68,7 +68,7 @@ impl Arithmetic {
         let float = match self {
             Self::Float => Dtype::F32,
             Self::Bf16 => Dtype::Bf16,
-            // What is not in 8 bits is in half precision.
+            // What is not in fewer bits is in half precision.
             Self::Fp16 | Self::W8A8(_) | Self::Fp8(_) | Self::Blocks(_) => Dtype::F16,
         };
         let is_tensorrt = matches!(target, Target::Trt10 | Target::Trt);
@@ -81,11 +81,18 @@ impl Arithmetic {
             ranges: calibrated.layer_ranges.clone(),
             choice: calibrated.recipe.choice.clone(),
         });
+        let blocks = match self {
+            Self::Blocks(recipe) => {
+                Some(Arc::new(WeightOnly { form: BlockForm::TensorRt, ..(**recipe).clone() }))
+            }
+            _ => None,
+        };
         Ok(Precision::Typed(Typed {
             float,
             softmax,
             own_operators_only: is_tensorrt,
             eight_bits,
+            blocks,
             emulated: false,
         }))
     }

@@ -229,7 +229,7 @@ fn arithmetic(
 ) -> anyhow::Result<Arithmetic> {
     let (given, parts) = (&arguments.calibration, &arguments.parts);
     let kept = parts.check(precision == PrecisionName::W8A8)?;
-    let width = arguments.weight_only.width(precision.name())?;
+    let width = arguments.weight_only.width(precision.name(), plan.target)?;
     // Whether there is footage where it is needed, and only there, was checked with the precision.
     let for_ranges = precision.is_calibrated() || parts.cache.is_calibrated();
     let seen = match &given.calibrate {

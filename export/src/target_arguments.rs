@@ -21,8 +21,8 @@ pub(crate) struct TargetArguments {
     board: Option<String>,
     /// Arithmetic: f32, fp16, bf16, w8a8 (8-bit integer weights and activations: a quarter of the size, on cpu about
     /// twice the speed), fp8 (the same in 8-bit floats), w8 or w4 (8- or 4-bit weights alone, without calibration: for
-    /// models whose weights hardly fit into memory). cpu has f32, w8a8, w8, w4; cuda f32, fp16; trt10 f32, fp16, w8a8;
-    /// trt f32, fp16, bf16, w8a8, fp8 [default: w8a8 with --calibrate; else f32 for cpu, fp16 for the others].
+    /// models whose weights hardly fit into memory). cpu has f32, w8a8, w8, w4; cuda f32, fp16; trt10 f32, fp16, w8a8, w4;
+    /// trt f32, fp16, bf16, w8a8, fp8, w4 [default: w8a8 with --calibrate; else f32 for cpu, fp16 for the others].
     #[arg(long, value_name = "NAME")]
     precision: Option<PrecisionName>,
 }
@@ -125,7 +125,7 @@ mod tests {
         let told = resolve(Some("orin"), None, None, false);
         assert!(told.starts_with("no board \"orin\"; there are orin-nano-4gb, orin-nano-8gb, "), "{told}");
         let told = resolve(Some("orin-nano-8gb"), None, Some(PrecisionName::Fp8), true);
-        assert_eq!(told, "target trt10 has no fp8; it has f32, fp16, w8a8");
+        assert_eq!(told, "target trt10 has no fp8; it has f32, fp16, w8a8, w4");
         let told = resolve(None, Some(Target::Trt), Some(PrecisionName::Fp8), false);
         assert!(told.starts_with("--precision fp8 needs --calibrate"), "{told}");
         let told = resolve(None, Some(Target::Cuda), None, true);

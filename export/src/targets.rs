@@ -56,13 +56,14 @@ impl PrecisionName {
     }
 
     /// Those of a target. ONNX Runtime's CPU provider computes half precision in single, and slower; its CUDA provider
-    /// has no 8-bit products; FP8 came to TensorRT after the boards of `trt10`.
+    /// has no 8-bit products; FP8 came to TensorRT after the boards of `trt10`. Weights alone are in 4 bits for
+    /// TensorRT: it has no products of floats and 8-bit integers, and would keep such weights as floats.
     pub fn of(target: Target) -> &'static [Self] {
         match target {
             Target::Cpu => &[Self::F32, Self::W8A8, Self::W8, Self::W4],
             Target::Cuda => &[Self::F32, Self::Fp16],
-            Target::Trt10 => &[Self::F32, Self::Fp16, Self::W8A8],
-            Target::Trt => &[Self::F32, Self::Fp16, Self::Bf16, Self::W8A8, Self::Fp8],
+            Target::Trt10 => &[Self::F32, Self::Fp16, Self::W8A8, Self::W4],
+            Target::Trt => &[Self::F32, Self::Fp16, Self::Bf16, Self::W8A8, Self::Fp8, Self::W4],
         }
     }
 

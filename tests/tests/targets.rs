@@ -3,18 +3,20 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use indicatif::ProgressBar;
 use ndarray::{Array3, Array4};
 use nextclip_core::manifest::Target;
 use nextclip_core::{Latents, Picture};
 use nextclip_export::model::Checkpoint;
+use nextclip_export::onnx::WeightOnly;
 use nextclip_export::{
     Arithmetic, Calibrated, Choice, DEFAULT_OBSERVER, Options, Plan, PrecisionName, Sight, emulate,
     export_as, observe,
 };
 use nextclip_predictor::{Encoded, GpuSettings, Predictor, Provider, Settings};
-use nextclip_quant::{cosine, sqnr_db};
+use nextclip_quant::{Bits, BlockFormat, cosine, sqnr_db};
 use nextclip_tests::{DecodeGraph, MOTION, RandomCheckpoint, TINY};
 use tempfile::TempDir;
 
@@ -40,18 +42,19 @@ fn least_db(precision: PrecisionName) -> f64 {
         PrecisionName::Fp16 => format_db(11.0),
         PrecisionName::Bf16 => format_db(8.0),
         PrecisionName::W8A8 => format_db(6.0),
-        PrecisionName::Fp8 => format_db(4.0),
-        PrecisionName::W8 | PrecisionName::W4 => unreachable!("no GPU's target has {precision}"),
+        PrecisionName::Fp8 | PrecisionName::W4 => format_db(4.0),
+        PrecisionName::W8 => unreachable!("no GPU's target has {precision}"),
     };
     of_one - 10.0 * ROUNDINGS.log10()
 }
 
 /// The same for latents of a random encoder, whose last convolutions leave little signal of what they add up: 3 dB less,
-/// and 12 where all before them is in integers. Convolutions have no 8-bit floats: theirs is half precision.
+/// and 12 where all before them is in integers. Convolutions have no 8-bit floats and no 4-bit weights: theirs is half
+/// precision.
 fn least_db_of_latents(precision: PrecisionName) -> f64 {
     match precision {
         PrecisionName::W8A8 => least_db(precision) - 12.0,
-        PrecisionName::Fp8 => least_db(PrecisionName::Fp16) - 3.0,
+        PrecisionName::Fp8 | PrecisionName::W4 => least_db(PrecisionName::Fp16) - 3.0,
         _ => least_db(precision) - 3.0,
     }
 }
@@ -98,7 +101,11 @@ impl Bench {
             PrecisionName::Bf16 => Arithmetic::Bf16,
             PrecisionName::W8A8 => Arithmetic::W8A8(self.calibrated.clone()),
             PrecisionName::Fp8 => Arithmetic::Fp8(self.calibrated.clone()),
-            PrecisionName::W8 | PrecisionName::W4 => unreachable!("no GPU's target has {precision}"),
+            PrecisionName::W4 => {
+                let format = BlockFormat { bits: Bits::Four, block: 64 };
+                Arithmetic::Blocks(Arc::new(WeightOnly { format, ..WeightOnly::default() }))
+            }
+            PrecisionName::W8 => unreachable!("no GPU's target has {precision}"),
         }
     }
 
@@ -107,7 +114,8 @@ impl Bench {
         let plan = plan(&self.checkpoint, target);
         let arithmetic = self.arithmetic(precision);
         let manifest = export_as(&self.checkpoint, &plan, &arithmetic, &out, &ProgressBar::hidden()).unwrap();
-        assert_eq!((manifest.target, manifest.precision.as_str()), (target, precision.name()));
+        assert_eq!(manifest.target, target);
+        assert!(manifest.precision.starts_with(precision.name()), "{} {precision}", manifest.precision);
         assert_eq!(manifest.quantisation.is_some(), precision.is_calibrated());
         out
     }
@@ -185,7 +193,10 @@ fn agrees(bench: &Bench) {
             let found = results(&bundle, Some(&float));
             let least = least_db(precision);
             // Samples are whole numbers: their own rounding is what bounds the finer formats.
-            let decoder = if precision == PrecisionName::Fp8 { PrecisionName::Fp16 } else { precision };
+            let decoder = match precision {
+                PrecisionName::Fp8 | PrecisionName::W4 => PrecisionName::Fp16,
+                of_all => of_all,
+            };
             let least_of_samples = least_db(decoder).min(format_db(7.0));
             let all = |clip: &Latents| clip.iter().copied().collect::<Vec<f32>>();
             let moved = |results: &Results| results.motion.iter().flatten().copied().collect::<Vec<f32>>();

@@ -132,10 +132,11 @@ impl EightBitWeight {
     }
 }
 
-/// The nearest number of a float type that is above zero: half precision has none below 6e-8.
-fn positive_in(dtype: Dtype, scale: f32) -> f32 {
+/// The nearest number of a float type that is above zero, and finite: half precision has none below 6e-8 and none above
+/// 65504.
+pub(super) fn positive_in(dtype: Dtype, scale: f32) -> f32 {
     match dtype {
-        Dtype::F16 => f16::from_f32(scale).max(f16::from_bits(1)).to_f32(),
+        Dtype::F16 => f16::from_f32(scale).clamp(f16::from_bits(1), f16::MAX).to_f32(),
         Dtype::Bf16 => bf16::from_f32(scale).to_f32(),
         _ => scale,
     }

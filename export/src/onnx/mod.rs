@@ -28,4 +28,4 @@ pub use quantised::{Choice, Precision, Ranges, Recipe};
 pub use rounding::Rounding;
 pub use serialize::{OPSET, Planned, WeightFile, model};
 pub use typed::Typed;
-pub use weight_only::{BlockForm, BlockPart, BlockWeight, MAX_BLOCK, MIN_BLOCK, WeightOnly};
+pub use weight_only::{BlockForm, BlockPart, BlockWeight, MAX_BLOCK, MIN_BLOCK, TENSORRT_BLOCKS, WeightOnly};

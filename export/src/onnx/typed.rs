@@ -5,6 +5,7 @@
 //! compute in single precision whatever the graph's type is, since the squares of hidden states exceed half precision.
 
 use std::io;
+use std::sync::Arc;
 
 use half::bf16;
 use nextclip_core::manifest::Dtype;
@@ -17,6 +18,7 @@ use super::layers::Rotation;
 use super::operators::cast_to;
 use super::proto;
 use super::quantised::Precision;
+use super::weight_only::WeightOnly;
 
 /// How a typed graph computes.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +31,8 @@ pub struct Typed {
     pub own_operators_only: bool,
     /// Layers whose weights and activations are rounded to 8 bits.
     pub eight_bits: Option<EightBits>,
+    /// Linear layers whose weights alone are integers in blocks.
+    pub blocks: Option<Arc<WeightOnly>>,
     /// Whether brain float is computed in single precision and rounded after every operator: ONNX Runtime's CPU
     /// provider has no products of it. Only for looking at such graphs there.
     pub emulated: bool,
@@ -208,7 +212,14 @@ mod tests {
 
     fn precision(float: Dtype) -> Precision {
         let eight_bits = None;
-        let typed = Typed { float, softmax: float, own_operators_only: true, eight_bits, emulated: false };
+        let typed = Typed {
+            float,
+            softmax: float,
+            own_operators_only: true,
+            eight_bits,
+            blocks: None,
+            emulated: false,
+        };
         Precision::Typed(typed)
     }
 

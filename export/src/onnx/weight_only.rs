@@ -2,21 +2,24 @@
 //! stay floats: a quarter or an eighth of the size without calibration.
 //!
 //! Two forms of the same numbers: ONNX Runtime's `MatMulNBits`, which computes in integers, and `DequantizeLinear`
-//! with a block size before a plain product (opset 21), which other runtimes read. Weights are quantised when the
-//! graph is written, a few rows at a time.
+//! with a block size before a plain product (opset 21), which other runtimes read, TensorRT among them. Weights are
+//! quantised when the graph is written, a few rows at a time.
 
 use std::num::NonZero;
 use std::thread;
 
+use half::{bf16, f16};
 use nextclip_core::manifest::Dtype;
 use nextclip_quant::{Bits, BlockFormat, BlockScale, Error, per_block};
 
 use super::builder::GraphBuilder;
+use super::explicit::positive_in;
 use super::graph::{Constant, LayerUse, Layout, Value};
 use super::layers::{Linear, path};
 use super::operators::int;
 use super::quantised::{Choice, Precision};
 use super::rounding::{LayerRounding, Rounded, Rounding};
+use super::typed::Typed;
 use crate::checkpoint::Weight;
 
 /// Activations are brought to 8 bits, block by block, within ONNX Runtime's kernel. The other levels compute in
@@ -28,6 +31,9 @@ pub const MIN_BLOCK: usize = 16;
 
 /// The largest.
 pub const MAX_BLOCK: usize = 256;
+
+/// Those that TensorRT's products of 4-bit weights are known to take.
+pub const TENSORRT_BLOCKS: [usize; 2] = [64, 128];
 
 /// Weights converted in one go, a thread.
 const CHUNK_WEIGHTS: usize = 1 << 20;
@@ -67,6 +73,18 @@ pub enum BlockForm {
     MatMulNBits,
     /// ONNX's `DequantizeLinear` of `[K, N]` along axis 0, then `MatMul`.
     Dequantised,
+    /// The same in blocks that TensorRT has kernels for.
+    TensorRt,
+}
+
+impl BlockForm {
+    /// The smallest block.
+    pub fn least_block(self) -> usize {
+        match self {
+            Self::MatMulNBits | Self::Dequantised => MIN_BLOCK,
+            Self::TensorRt => TENSORRT_BLOCKS[0],
+        }
+    }
 }
 
 /// A weight (out, in) that is stored as integers with scales.
@@ -77,6 +95,8 @@ pub struct BlockWeight {
     rule: BlockScale,
     form: BlockForm,
     rounding: LayerRounding,
+    /// Type of the scales, which is what the layer reads and makes.
+    scale_type: Dtype,
 }
 
 /// One of the tensors that a weight becomes.
@@ -84,9 +104,9 @@ pub struct BlockWeight {
 pub enum BlockPart {
     /// The integers.
     Integers,
-    /// Their scales, f32.
+    /// Their scales.
     Scales,
-    /// What each of the layer's inputs is multiplied by, f32; only where weights were scaled.
+    /// What each of the layer's inputs is multiplied by; only where weights were scaled.
     Inputs,
 }
 
@@ -103,9 +123,9 @@ pub(super) struct Packed {
 fn block_for(inputs: usize, most: usize, form: BlockForm) -> Option<usize> {
     match form {
         BlockForm::MatMulNBits => Some(most.min(inputs.next_power_of_two())),
-        BlockForm::Dequantised => {
+        BlockForm::Dequantised | BlockForm::TensorRt => {
             let whole = 1 << inputs.trailing_zeros().min(most.ilog2());
-            (whole >= MIN_BLOCK).then_some(whole)
+            (whole >= form.least_block()).then_some(whole)
         }
     }
 }
@@ -114,7 +134,10 @@ impl GraphBuilder {
     /// The product of a linear layer whose weight is stored in blocks, without its bias; `None` where this graph's
     /// precision, or its choice of layers, has it otherwise. x (..., in) -> (..., out).
     pub(super) fn block_product(&mut self, x: &Value, layer: &Linear) -> Option<Value> {
-        let Precision::Blocks(recipe) = &self.precision else { return None };
+        let recipe = match &self.precision {
+            Precision::Blocks(recipe) | Precision::Typed(Typed { blocks: Some(recipe), .. }) => recipe,
+            _ => return None,
+        };
         let outputs = layer.weight.shape()[0];
         let inputs: usize = layer.weight.shape()[1..].iter().product();
         if layer.bias.is_some() || inputs.min(outputs) < MIN_BLOCK {
@@ -131,6 +154,7 @@ impl GraphBuilder {
             rule: recipe.rule,
             form: recipe.form,
             rounding: recipe.rounding.of_layer(&place),
+            scale_type: x.dtype,
         };
         let tensors = vec![x.name.clone()];
         self.graph.layers.push(LayerUse { layer: place, tensors, quantised });
@@ -142,7 +166,7 @@ impl GraphBuilder {
             let x = scaled.as_ref().unwrap_or(x);
             match weight.form {
                 BlockForm::MatMulNBits => self.matmul_nbits(x, &weight),
-                BlockForm::Dequantised => {
+                BlockForm::Dequantised | BlockForm::TensorRt => {
                     let weight = self.dequantised_blocks(&weight);
                     self.matmul(x, &weight)
                 }
@@ -179,7 +203,7 @@ impl GraphBuilder {
             self.constant(format!("{} zero points", weight.name(BlockPart::Integers)), shape, zeros)
         });
         let operands: Vec<&Value> = [&integers, &scales].into_iter().chain(&zeros).collect();
-        self.node("DequantizeLinear", &operands, attributes, &[inputs, outputs], Dtype::F32)
+        self.node("DequantizeLinear", &operands, attributes, &[inputs, outputs], weight.scale_type)
     }
 
     fn block_tensor(&mut self, weight: &BlockWeight, part: BlockPart) -> Value {
@@ -220,14 +244,14 @@ impl BlockWeight {
 
     /// Whether the integers are ONNX's INT4, two a byte.
     pub(super) fn is_int4(&self, part: BlockPart) -> bool {
-        part == BlockPart::Integers && self.form == BlockForm::Dequantised && self.format.bits == Bits::Four
+        part == BlockPart::Integers && self.form != BlockForm::MatMulNBits && self.format.bits == Bits::Four
     }
 
     pub(super) fn dtype(&self, part: BlockPart) -> Dtype {
         match (part, self.form) {
-            (BlockPart::Scales | BlockPart::Inputs, _) => Dtype::F32,
+            (BlockPart::Scales | BlockPart::Inputs, _) => self.scale_type,
             (BlockPart::Integers, BlockForm::MatMulNBits) => Dtype::U8,
-            (BlockPart::Integers, BlockForm::Dequantised) => Dtype::I8,
+            (BlockPart::Integers, BlockForm::Dequantised | BlockForm::TensorRt) => Dtype::I8,
         }
     }
 
@@ -239,9 +263,9 @@ impl BlockWeight {
                 vec![outputs, blocks, self.format.block * self.bits() / 8]
             }
             (BlockPart::Scales, BlockForm::MatMulNBits) => vec![outputs, blocks],
-            (BlockPart::Integers, BlockForm::Dequantised) => vec![inputs, outputs],
-            (BlockPart::Scales, BlockForm::Dequantised) => vec![blocks, outputs],
             (BlockPart::Inputs, _) => vec![inputs],
+            (BlockPart::Integers, _) => vec![inputs, outputs],
+            (BlockPart::Scales, _) => vec![blocks, outputs],
         }
     }
 
@@ -262,8 +286,9 @@ impl BlockWeight {
         let Rounded { blocks, inputs } = rounded;
         let (integers, scales) = match self.form {
             BlockForm::MatMulNBits => blocks.matmul_nbits()?,
-            BlockForm::Dequantised => (blocks.onnx_bytes(), blocks.scales),
+            BlockForm::Dequantised | BlockForm::TensorRt => (blocks.onnx_bytes(), blocks.scales),
         };
+        let bytes = |factors: &[f32]| bytes(factors, self.scale_type);
         Ok(Packed { integers, scales: bytes(&scales), inputs: bytes(&inputs) })
     }
 
@@ -299,15 +324,21 @@ impl BlockWeight {
                 let blocks = per_block(run, [run.len(), 1], self.format, self.rule)?;
                 let (integers, scales) = blocks.matmul_nbits()?;
                 packed.integers.extend(integers);
-                packed.scales.extend(bytes(&scales));
+                packed.scales.extend(bytes(&scales, self.scale_type));
             }
         }
         Ok(packed)
     }
 }
 
-fn bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+/// Factors above zero as bytes of a float type, and still above zero.
+fn bytes(factors: &[f32], dtype: Dtype) -> Vec<u8> {
+    let fitting = factors.iter().map(|factor| positive_in(dtype, *factor));
+    match dtype {
+        Dtype::F16 => fitting.flat_map(|factor| f16::from_f32(factor).to_le_bytes()).collect(),
+        Dtype::Bf16 => fitting.flat_map(|factor| bf16::from_f32(factor).to_le_bytes()).collect(),
+        _ => fitting.flat_map(f32::to_le_bytes).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -320,5 +351,10 @@ mod tests {
         assert_eq!([nbits(3072, 32), nbits(160, 128), nbits(24, 128)], [Some(32), Some(128), Some(32)]);
         let whole = |inputs, most| block_for(inputs, most, BlockForm::Dequantised);
         assert_eq!([whole(3072, 128), whole(160, 128), whole(24, 128)], [Some(128), Some(32), None]);
+        let tensorrt = |inputs, most| block_for(inputs, most, BlockForm::TensorRt);
+        assert_eq!(
+            [tensorrt(3072, 128), tensorrt(704, 128), tensorrt(160, 128)],
+            [Some(128), Some(64), None]
+        );
     }
 }

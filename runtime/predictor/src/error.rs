@@ -87,13 +87,16 @@ pub enum Error {
     },
     /// An accelerator asked of a target that has none.
     #[error(
-        "deep-learning accelerator {core} was asked for, and graphs laid out for {target} can use none: only trt10 can"
+        "deep-learning accelerator {core} was asked for, and graphs laid out for {target} in {precision} can use none: \
+         only trt10 in fp16 and w8a8 can"
     )]
     Accelerator {
         /// The core.
         core: u32,
         /// The bundle's target.
         target: Target,
+        /// The bundle's precision.
+        precision: String,
     },
     /// The provider is not in the ONNX Runtime that is loaded, or finds no GPU or library of its own.
     #[error(

@@ -126,9 +126,10 @@ impl Execution {
         if provider != own && provider != Provider::Cpu {
             return Err(Error::ProviderUnfit { provider: provider.name(), target, own: own.name() });
         }
-        // Strongly typed networks, which newer TensorRTs build, have no such accelerator.
-        if let (Some(core), false) = (gpu.dla_core, target == Target::Trt10) {
-            return Err(Error::Accelerator { core, target });
+        // Strongly typed networks have no such accelerator.
+        if let (Some(core), false) = (gpu.dla_core, is_weakly_typed(target, &manifest.precision)) {
+            let precision = manifest.precision.clone();
+            return Err(Error::Accelerator { core, target, precision });
         }
         let (precision, files) = (manifest.precision.clone(), manifest.files.clone());
         let may_saturate = !manifest.quantisation.as_ref().is_some_and(|how| how.pairs_fit);
@@ -212,9 +213,7 @@ impl Execution {
             .with_profile_opt_shapes(&shapes)
             .with_profile_max_shapes(&shapes)
             .with_cuda_graph(self.gpu.cuda_graph);
-        // TensorRT 10 chooses among the types that it is allowed. Without any of these flags ONNX Runtime builds a
-        // strongly typed network, where the graph's own types hold: the only kind that TensorRT 11 has.
-        if self.target == Target::Trt10 && self.precision != "f32" {
+        if is_weakly_typed(self.target, &self.precision) {
             options = options
                 .with_fp16(true)
                 .with_int8(self.precision == "w8a8")
@@ -267,6 +266,13 @@ impl Execution {
     fn cache(&self) -> Option<PathBuf> {
         self.gpu.cache.clone().or_else(|| default_cache(|name| env::var_os(name).map(PathBuf::from)))
     }
+}
+
+/// Whether TensorRT chooses among the types that it is allowed, as version 10 does where a flag allows any. Without flags
+/// ONNX Runtime builds a strongly typed network, where the graph's own types hold: the only kind that TensorRT 11 has, and
+/// the one for 4-bit weights, which ONNX Runtime has no flag for.
+fn is_weakly_typed(target: Target, precision: &str) -> bool {
+    target == Target::Trt10 && precision != "f32" && !precision.starts_with("w4")
 }
 
 /// Where engines are kept unless the settings say otherwise; nowhere for a user without a home.

@@ -92,9 +92,14 @@ fn tensorrt_10_is_allowed_the_types_that_its_graphs_have() {
     assert_eq!(flags(&of(Target::Trt10, "fp16")), [true, false, true]);
     assert_eq!(flags(&of(Target::Trt10, "w8a8")), [true, true, true]);
     // No flag at all: a strongly typed network.
-    for (target, precision) in
-        [(Target::Trt10, "f32"), (Target::Trt, "fp16"), (Target::Trt, "w8a8"), (Target::Trt, "fp8")]
-    {
+    for (target, precision) in [
+        (Target::Trt10, "f32"),
+        (Target::Trt10, "w4g128"),
+        (Target::Trt, "fp16"),
+        (Target::Trt, "w8a8"),
+        (Target::Trt, "fp8"),
+        (Target::Trt, "w4g64"),
+    ] {
         let options = of(target, precision);
         assert!(!options.contains("fp16_enable") && !options.contains("int8_enable"), "{options}");
         assert!(!options.contains("bf16_enable"), "{options}");
@@ -166,8 +171,13 @@ fn accelerators_run_the_autoencoder_of_the_boards_that_have_them() {
     let encode = options(&made.tensorrt("encode", jetpack_6.graphs.encode.as_ref().unwrap()));
     assert!(has(&encode, "trt_dla_enable", "true") && has(&encode, "trt_dla_core", "1"), "{encode}");
     assert!(!options(&made.tensorrt("denoise", &jetpack_6.graphs.denoise)).contains("dla"));
-    let told = Execution::new(&manifest(Target::Trt, "fp16", b"w"), None, &gpu).unwrap_err().to_string();
-    assert!(told.contains("accelerator 1 was asked for, and graphs laid out for trt can use none"), "{told}");
+    let told =
+        |target, precision| Execution::new(&manifest(target, precision, b"w"), None, &gpu).unwrap_err();
+    let start = "accelerator 1 was asked for, and graphs laid out for";
+    assert!(told(Target::Trt, "fp16").to_string().contains(&format!("{start} trt in fp16 can use none")));
+    assert!(
+        told(Target::Trt10, "w4g64").to_string().contains(&format!("{start} trt10 in w4g64 can use none"))
+    );
 }
 
 #[test]
