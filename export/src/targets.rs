@@ -180,7 +180,10 @@ mod tests {
         let told = |target, arithmetic: Arithmetic| arithmetic.precision(target).unwrap_err().to_string();
         assert_eq!(told(Target::Cuda, Arithmetic::Bf16), "target cuda has no bf16; it has f32, fp16");
         assert_eq!(told(Target::Cpu, Arithmetic::Fp16), "target cpu has no fp16; it has f32, w8a8, w8, w4");
-        assert_eq!(told(Target::Trt10, Arithmetic::Bf16), "target trt10 has no bf16; it has f32, fp16, w8a8");
+        assert_eq!(
+            told(Target::Trt10, Arithmetic::Bf16),
+            "target trt10 has no bf16; it has f32, fp16, w8a8, w4"
+        );
         let told = "int8".parse::<PrecisionName>().unwrap_err();
         assert_eq!(told, "no precision \"int8\"; there are f32, fp16, bf16, w8a8, fp8, w8, w4");
     }

@@ -9,6 +9,7 @@ use crate::costs::cost_volumes;
 use crate::footage::{self, Origin, What};
 use crate::model::{AtWork, Model, Past};
 use crate::sharpness::{gradient_energy, moving};
+use crate::train_predictor::shortest;
 use crate::vae::Vae;
 
 /// Clips of each source, at the most.
@@ -46,8 +47,9 @@ impl Validation {
             let windows = windows(origin, geometry, CLIPS)?;
             let Some(window) = windows.first() else {
                 log::warn!(
-                    "validation: no clip of {:?}: no stretch is longer than a prediction",
-                    origin.what
+                    "validation: no clip of {:?}: no stretch has {} frames",
+                    origin.what,
+                    shortest(geometry)
                 );
                 continue;
             };
@@ -58,8 +60,8 @@ impl Validation {
         }
         ensure!(
             !sets.is_empty(),
-            "no source has a validation part of at least {} frames, one to see and {} to predict",
-            1 + geometry.clip,
+            "no source has a validation part of at least {} frames, {} of them to predict",
+            shortest(geometry),
             geometry.clip
         );
         Ok(Self { sets, seed })
@@ -143,9 +145,9 @@ impl Set {
 }
 
 /// Up to `wanted` windows of history and clip, each (F, H, W, 3), evenly spread over the origin's validation
-/// part; of a shorter history where no stretch is long enough, and none where that leaves nothing to see.
+/// part; of a shorter history where no stretch is long enough, and none where they would not be learned from either.
 fn windows(origin: &Origin, geometry: &Geometry, wanted: usize) -> Result<Vec<Tensor>> {
-    let shortest = 1 + geometry.clip;
+    let shortest = shortest(geometry);
     let stretches: Vec<_> = footage::stretches(origin, geometry, Split::Validation, 1, wanted)?
         .filter(|stretch| stretch.len() >= shortest)
         .collect();

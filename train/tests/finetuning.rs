@@ -6,6 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{GEOMETRY, MOTION, course, transformer_config, vae_config};
+use nextclip_core::Geometry;
 use nextclip_core::checkpoint::Trained;
 use nextclip_media::Mp4Writer;
 use nextclip_scenes::Split;
@@ -35,11 +36,11 @@ fn film_of(dir: &Path, name: &str, frames: usize) -> PathBuf {
     path
 }
 
-fn random_checkpoint(dir: &Path) -> PathBuf {
+fn random_checkpoint(dir: &Path, geometry: Geometry) -> PathBuf {
     let dir = dir.join("start");
     let config = transformer_config();
-    let params = Params::new(&transformer::specs(&config, &GEOMETRY), 1, Kind::Float, Device::Cpu);
-    let trained = Trained { geometry: GEOMETRY, name: "start".into(), steps: 10, motion: None };
+    let params = Params::new(&transformer::specs(&config, &geometry), 1, Kind::Float, Device::Cpu);
+    let trained = Trained { geometry, name: "start".into(), steps: 10, motion: None };
     checkpoint::save_transformer(&dir, &config, trained, &params, Kind::Float).unwrap();
     let vae = Params::new(&vae::specs(&vae_config()), 2, Kind::Float, Device::Cpu);
     checkpoint::save_vae(&dir, &vae_config(), &vae, Kind::Float).unwrap();
@@ -48,7 +49,7 @@ fn random_checkpoint(dir: &Path) -> PathBuf {
 
 fn plan(dir: &Path, out: &str, lora: Option<i64>) -> finetune::Plan {
     finetune::Plan {
-        checkpoint: random_checkpoint(dir),
+        checkpoint: random_checkpoint(dir, GEOMETRY),
         origins: vec![Origin { what: What::Video(film(dir)), weight: 1.0 }],
         out: dir.join(out),
         course: Course {
@@ -172,12 +173,14 @@ fn films_that_are_shorter_than_a_window_are_learned_from_and_validated_on() {
     let dir = tempfile::tempdir().unwrap();
     let films = dir.path().join("episodes");
     std::fs::create_dir(&films).unwrap();
-    let frames = GEOMETRY.history + GEOMETRY.clip - 1;
+    let geometry = Geometry { history: 7, ..GEOMETRY };
+    let frames = geometry.history + geometry.clip - 1;
     for episode in 0..3 {
         film_of(&films, &format!("{episode}.mp4"), frames);
     }
     let plan = plan(dir.path(), "out", None);
     let plan = finetune::Plan {
+        checkpoint: random_checkpoint(dir.path(), geometry),
         origins: vec![Origin { what: What::Video(films), weight: 1.0 }],
         course: Course { steps: 50, ..plan.course },
         ..plan
