@@ -135,16 +135,15 @@ fn rounding_by_outputs_keeps_more_of_them() {
     }
 }
 
-/// That what weights are scaled by is undone at their inputs, 8 bits show; that it helps, `models/base` does.
+/// That what weights are scaled by is undone at their inputs, 8 bits show. With random weights it gains nothing.
 #[test]
-#[expect(clippy::print_stdout, reason = "tests say what they measured")]
 fn weights_that_are_scaled_up_compute_the_same() {
     let bench = Bench::of(RandomCheckpoint::tiny().with_motion(MOTION));
     let exact = predicted(&mut bench.float());
     let sight = Sight { clips: 6, ..Sight::default() };
     let products = observe_products(&bench.checkpoint, &bench.plan, &sight, &ProgressBar::hidden()).unwrap();
     let scaled = Rounding::Scaled(Arc::new(products));
-    // Measured: 37.6, 37.6; 16.1, 16.1 dB.
+    // Measured: 38.2 and 15.8 dB in either form.
     for (bits, least_db) in [(Bits::Eight, 34.0), (Bits::Four, 13.0)] {
         for form in [BlockForm::MatMulNBits, BlockForm::Dequantised] {
             let recipe = WeightOnly { rounding: scaled.clone(), ..recipe(bits, 32, form) };
