@@ -54,12 +54,8 @@ impl RoundingName {
     }
 
     /// As it stands on the command line.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Nearest => "nearest",
-            Self::Gptq => "gptq",
-            Self::Awq => "awq",
-        }
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 }
 
@@ -69,12 +65,12 @@ impl WeightOnlyArguments {
     /// # Errors
     /// Options that are for others.
     pub(crate) fn width(&self, precision: &str, target: Target) -> anyhow::Result<Option<(Bits, usize)>> {
-        let for_tensorrt = matches!(target, Target::Trt10 | Target::Trt);
-        if let Some(group) = self.group.filter(|group| for_tensorrt && !TENSORRT_BLOCKS.contains(group)) {
+        let wrong = |group: &usize| target.is_tensorrt() && !TENSORRT_BLOCKS.contains(group);
+        if let Some(group) = self.group.filter(wrong) {
             anyhow::bail!("--group {group}: {target} has groups of {TENSORRT_BLOCKS:?}");
         }
         Ok(Some(match precision {
-            "w4" if for_tensorrt => (Bits::Four, LARGE_GROUP),
+            "w4" if target.is_tensorrt() => (Bits::Four, LARGE_GROUP),
             "w4" => (Bits::Four, GROUP_OF_4_BIT),
             "w8" => (Bits::Eight, LARGE_GROUP),
             _ if self.rounding.is_calibrated() => {

@@ -71,10 +71,9 @@ impl Arithmetic {
             // What is not in fewer bits is in half precision.
             Self::Fp16 | Self::W8A8(_) | Self::Fp8(_) | Self::Blocks(_) => Dtype::F16,
         };
-        let is_tensorrt = matches!(target, Target::Trt10 | Target::Trt);
         // TensorRT's fused attention adds up in single precision whatever it reads and writes, and a cast between its
         // products would keep it from being fused. Brain float's 8 bits are too few for scores.
-        let softmax = if is_tensorrt && float == Dtype::F16 { Dtype::F16 } else { Dtype::F32 };
+        let softmax = if target.is_tensorrt() && float == Dtype::F16 { Dtype::F16 } else { Dtype::F32 };
         let format = if matches!(self, Self::Fp8(_)) { Format::E4m3 } else { Format::Int8 };
         let eight_bits = self.calibrated().map(|calibrated| EightBits {
             format,
@@ -90,7 +89,7 @@ impl Arithmetic {
         Ok(Precision::Typed(Typed {
             float,
             softmax,
-            own_operators_only: is_tensorrt,
+            own_operators_only: target.is_tensorrt(),
             eight_bits,
             blocks,
             emulated: false,

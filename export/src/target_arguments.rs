@@ -41,7 +41,7 @@ impl TargetArguments {
             Some(board) => target_of(board),
             None => self.target.unwrap_or_default(),
         };
-        if cache.is_calibrated() && matches!(target, Target::Trt10 | Target::Trt) {
+        if cache.is_calibrated() && target.is_tensorrt() {
             bail!("--cache int8 is not for {target}: TensorRT has one scale for what flows, not one a head");
         }
         // Footage for the cache or for rounding says nothing of the rest.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use indicatif::ProgressBar;
 use nextclip_core::Picture;
+use nextclip_core::manifest::Target;
 use nextclip_export::model::Checkpoint;
 use nextclip_export::onnx::{BlockForm, Rounding, WeightOnly};
 use nextclip_export::{
     Arithmetic, Choice, Options, Plan, Sight, Verified, Verify, export, export_with, observe_products,
 };
-use nextclip_predictor::{Predictor, Settings};
+use nextclip_predictor::{Predictor, Provider, Settings};
 use nextclip_quant::{Bits, BlockFormat, sqnr_db};
 use nextclip_tests::{MOTION, RandomCheckpoint, TINY, spoil};
 use tempfile::TempDir;
@@ -54,7 +55,8 @@ impl Bench {
         export_with(&self.checkpoint, &self.plan, &arithmetic, Verify::Pieces, &out, &bar).unwrap();
         // What the bar was told to expect was written, to the byte.
         assert_eq!(Some(bar.position()), bar.length());
-        Predictor::open(&out, &Settings::default()).unwrap()
+        let settings = Settings { provider: Some(Provider::Cpu), ..Settings::default() };
+        Predictor::open(&out, &settings).unwrap()
     }
 
     fn refusal(&self, recipe: WeightOnly) -> String {
@@ -144,9 +146,10 @@ fn weights_that_are_scaled_up_compute_the_same() {
     let products = observe_products(&bench.checkpoint, &bench.plan, &sight, &ProgressBar::hidden()).unwrap();
     let scaled = Rounding::Scaled(Arc::new(products));
     // Measured: 38.2 and 15.8 dB in either form.
+    let scaled = |bits, block, form| WeightOnly { rounding: scaled.clone(), ..recipe(bits, block, form) };
     for (bits, least_db) in [(Bits::Eight, 34.0), (Bits::Four, 13.0)] {
         for form in [BlockForm::MatMulNBits, BlockForm::Dequantised] {
-            let recipe = WeightOnly { rounding: scaled.clone(), ..recipe(bits, 32, form) };
+            let recipe = scaled(bits, 32, form);
             let mut predictor = bench.quantised(recipe);
             assert_eq!(predictor.manifest().quantisation.as_ref().unwrap().observer, "awq");
             let ratio = sqnr_db(&exact, &predicted(&mut predictor));
@@ -154,6 +157,15 @@ fn weights_that_are_scaled_up_compute_the_same() {
             assert!(ratio > least_db, "{bits:?}, {form:?}: {ratio} dB");
         }
     }
+
+    // The same in TensorRT's form, beside half precision.
+    let options = Options { steps: Some(2), target: Target::Trt, ..Options::default() };
+    let plan = Plan::new(&bench.checkpoint, &options).unwrap();
+    let bench = Bench { plan, ..bench };
+    let mut predictor = bench.quantised(scaled(Bits::Four, 64, BlockForm::TensorRt));
+    let ratio = sqnr_db(&exact, &predicted(&mut predictor));
+    println!("for TensorRT: {ratio:.1} dB");
+    assert!(ratio > 13.0, "for TensorRT: {ratio} dB");
 }
 
 #[test]

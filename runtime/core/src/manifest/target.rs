@@ -34,6 +34,11 @@ impl Target {
             Self::Trt => "trt",
         }
     }
+
+    /// Whether TensorRT builds engines of the graphs.
+    pub fn is_tensorrt(self) -> bool {
+        matches!(self, Self::Trt10 | Self::Trt)
+    }
 }
 
 impl fmt::Display for Target {
