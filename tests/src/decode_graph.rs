@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use ndarray::{Array4, ArrayView1, ArrayViewD, Axis, Ix4};
+use ndarray::{Array2, Array4, ArrayView1, ArrayViewD, Axis, Ix4, stack};
 use nextclip_core::{Latents, Picture};
 use nextclip_predictor::{DECODE, Execution, GpuSettings, GraphSession, Input, Provider, verified_manifest};
 
@@ -20,21 +20,31 @@ impl DecodeGraph {
         Ok(Self(GraphSession::open(DECODE, bundle, graph, &execution, None)?))
     }
 
-    /// Pictures of latents (N, c, h, w) with the last frame, moved by `motion` (N, m, h, w).
+    /// Pictures of latents (N, c, h, w) with the last frame, moved by `motion` (M, m, h, w), and the `earlier` ones, those of
+    /// which that are `None` were not seen.
     pub fn pictures(
         &mut self,
         latents: &Latents,
         last: &Picture,
+        earlier: &[Option<Picture>],
         motion: &Array4<f32>,
         gate: f32,
     ) -> anyhow::Result<Vec<Picture>> {
         let gate = [gate];
-        let inputs = [
+        let known = earlier.iter().map(|picture| f32::from(u8::from(picture.is_some()))).collect();
+        let known = Array2::from_shape_vec((1, earlier.len()), known)?;
+        let earlier: Vec<_> = earlier.iter().map(|picture| picture.as_ref().unwrap_or(last).view()).collect();
+        let earlier = if earlier.is_empty() { None } else { Some(stack(Axis(0), &earlier)?) };
+        let mut inputs = vec![
             ("latents", Input::F32(latents.view().insert_axis(Axis(0)).into_dyn())),
             ("last_frames", Input::U8(last.view().insert_axis(Axis(0)).into_dyn())),
             ("gate", Input::F32(ArrayView1::from(&gate).into_dyn())),
             ("motion", Input::F32(motion.view().insert_axis(Axis(0)).into_dyn())),
         ];
+        if let Some(earlier) = &earlier {
+            inputs.push(("earlier_frames", Input::U8(earlier.view().insert_axis(Axis(0)).into_dyn())));
+            inputs.push(("known", Input::F32(known.view().into_dyn())));
+        }
         let owned = |[frames]: [ArrayViewD<'_, u8>; 1]| Ok(frames.to_owned());
         let frames = self.0.run(&inputs, ["frames"], owned)?;
         let frames = frames.index_axis_move(Axis(0), 0).into_dimensionality::<Ix4>()?;

@@ -1,6 +1,7 @@
 //! What crosses crates: parity, round trips, the daemon end to end.
 
 mod decode_graph;
+mod following;
 mod motion;
 mod random_checkpoint;
 mod reference;

@@ -8,7 +8,7 @@ use nextclip_core::{Geometry, Motion, Picture};
 use crate::reference::{Reference, silu};
 
 /// A picture's planes, from -1 to 1.
-type Planes = Array3<f64>;
+pub(crate) type Planes = Array3<f64>;
 
 /// What lands on the cells of a predicted frame, of one candidate.
 struct Landed {
@@ -17,7 +17,7 @@ struct Landed {
 }
 
 impl Reference {
-    fn sizes(&self) -> anyhow::Result<(Motion, Geometry)> {
+    pub(crate) fn sizes(&self) -> anyhow::Result<(Motion, Geometry)> {
         let trained = self.config.nextclip.as_ref().context("no geometry")?;
         Ok((trained.motion.context("no motion")?, trained.geometry))
     }
@@ -76,51 +76,63 @@ impl Reference {
     }
 
     /// Where the cells of the newest of the frames `history` (C, c, h, w) with `costs` (C, costs, h, w) go:
-    /// (N, m, h, w).
+    /// (M, m, h, w).
     pub fn motion(&self, history: &Array4<f64>, costs: &Array4<f64>) -> anyhow::Result<Array4<f64>> {
         let (sizes, Geometry { clip, .. }) = self.sizes()?;
         let hidden = self.hidden_of_newest(history, costs)?;
         let patches = self.linear(&hidden, "motion.linear", true)?;
         let (_, _, rows, columns) = history.dim();
-        let cells = self.cells(&patches, [clip * sizes.channels(), rows, columns])?;
-        Ok(cells.into_shape_with_order((clip, sizes.channels(), rows, columns))?)
+        let moments = sizes.moments(clip).len();
+        let cells = self.cells(&patches, [moments * sizes.channels(), rows, columns])?;
+        Ok(cells.into_shape_with_order((moments, sizes.channels(), rows, columns))?)
     }
 
-    /// What `motion` (m, h, w) makes of the last frame and of the decoder's picture: levels (H, W, 3), not rounded.
+    /// What `motion` (m, h, w) makes of the last frame, of the `earlier` ones and of the decoder's picture: levels (H, W, 3),
+    /// not rounded.
     pub fn composite(
         &self,
         decoded: &Picture,
         last: &Picture,
-        motion: ArrayView3<'_, f32>,
+        earlier: &[Picture],
+        motion: ArrayView3<'_, f64>,
     ) -> anyhow::Result<Array3<f64>> {
         let (sizes, geometry) = self.sizes()?;
         let scale = geometry.vae_scale as f64;
         let (rows, columns, _) = last.dim();
         let mut sources: Vec<Planes> = vec![unit(decoded), unit(last)];
-        let mut carried = Vec::new();
+        let earlier: Vec<Planes> = earlier.iter().map(unit).collect();
+        let (mut carried, mut then) = (Vec::new(), Vec::new());
         for candidate in 0..sizes.candidates {
             let first = candidate * sizes.candidate_channels();
             let of_candidate = motion.slice(s![first..first + sizes.candidate_channels(), .., ..]);
-            let landed = Landed::new(&of_candidate.mapv(f64::from));
+            let landed = Landed::new(&of_candidate.to_owned());
+            let landed: Vec<_> = landed.cells.outer_iter().map(|plane| plane.to_owned()).collect();
             let at = |channel: usize, y: usize, x: usize| {
                 let cell = |pixel: usize| (pixel as f64 + 0.5) / scale - 0.5;
-                between(&landed.cells.index_axis(Axis(0), channel).to_owned(), cell(y), cell(x))
+                between(&landed[channel], cell(y), cell(x))
             };
-            let last = sources[1].clone();
-            sources.push(Array3::from_shape_fn((3, rows, columns), |(rgb, y, x)| {
-                let (u_x, u_y) = (-scale * at(0, y, x), -scale * at(1, y, x));
-                between(&last.index_axis(Axis(0), rgb).to_owned(), y as f64 + u_y, x as f64 + u_x)
-            }));
+            let moved = |picture: &Planes| {
+                let picture = [0, 1, 2].map(|rgb| picture.index_axis(Axis(0), rgb).to_owned());
+                Array3::from_shape_fn((3, rows, columns), |(rgb, y, x)| {
+                    let (u_x, u_y) = (-scale * at(0, y, x), -scale * at(1, y, x));
+                    between(&picture[rgb], y as f64 + u_y, x as f64 + u_x)
+                })
+            };
+            let of_last = moved(&sources[1]);
+            sources.push(of_last);
+            then.extend(earlier.iter().map(moved));
             carried.push(Array3::from_shape_fn((1 + sizes.features, rows, columns), |(channel, y, x)| {
                 at(2 + channel, y, x)
             }));
         }
-        let views: Vec<_> = sources.iter().chain(&carried).map(|planes| planes.view()).collect();
+        let views = sources.iter().chain(&carried).chain(&earlier).chain(&then);
+        let views: Vec<_> = views.map(|planes| planes.view()).collect();
         let mut seen = concatenate(Axis(0), &views)?;
         for layer in 0..Motion::LAYERS {
             let read = if layer > 0 { seen.mapv(silu) } else { seen };
             seen = self.convolution(&format!("motion.blend.{layer}"), &read, 1)?;
         }
+        sources.extend(earlier);
         Ok(Array3::from_shape_fn((rows, columns, 3), |(y, x, rgb)| {
             let shares: Vec<f64> = (0..sources.len()).map(|source| seen[[source, y, x]].exp()).collect();
             let colour: f64 =
@@ -185,7 +197,7 @@ impl Landed {
 }
 
 /// The value at a place between cells, bilinear; beyond the border that of the border.
-fn between(plane: &Array2<f64>, y: f64, x: f64) -> f64 {
+pub(crate) fn between(plane: &Array2<f64>, y: f64, x: f64) -> f64 {
     let (rows, columns) = plane.dim();
     let (y, x) = (y.clamp(0.0, (rows - 1) as f64), x.clamp(0.0, (columns - 1) as f64));
     let (top, left) = (y.floor() as usize, x.floor() as usize);
@@ -196,7 +208,7 @@ fn between(plane: &Array2<f64>, y: f64, x: f64) -> f64 {
 }
 
 /// (H, W, 3) of samples to (3, H, W) from -1 to 1.
-fn unit(picture: &Picture) -> Planes {
+pub(crate) fn unit(picture: &Picture) -> Planes {
     let (rows, columns, _) = picture.dim();
     Array3::from_shape_fn((3, rows, columns), |(rgb, y, x)| f64::from(picture[[y, x, rgb]]) / 127.5 - 1.0)
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use ndarray::{Array3, Array4, ArrayView3, Axis, s};
+use ndarray::{Array3, Array4, Axis, s};
 use nextclip_core::sampler::noise;
 use nextclip_core::{Latents, Motion, Picture};
 use nextclip_predictor::{Encoded, Predictor, Settings};
@@ -46,14 +46,19 @@ impl Bench {
 
     /// Random motion of `cells` cells, as the standard deviation; also of weights and features.
     fn motion(&self, cells: f32) -> Array4<f32> {
-        let shape = (TINY.clip, self.sizes.channels(), TINY.latent_height(), TINY.latent_width());
+        let moments = self.sizes.moments(TINY.clip).len();
+        let shape = (moments, self.sizes.channels(), TINY.latent_height(), TINY.latent_width());
         let values = noise(7, 0, shape.0 * shape.1 * shape.2 * shape.3);
         cells * Array4::from_shape_vec(shape, values).unwrap()
     }
 }
 
-/// Those of a checkpoint, and one candidate without features that looks as far as it can.
-const SIZES: [Motion; 2] = [MOTION, Motion { candidates: 1, features: 0, reach: 16 }];
+/// Those of a checkpoint, one candidate without features that looks as far as it can, and following without end.
+const SIZES: [Motion; 3] = [
+    MOTION,
+    Motion { candidates: 1, features: 0, reach: 16, earlier: 0 },
+    Motion { candidates: 1, features: 1, reach: 1, earlier: 3 },
+];
 
 fn latents(stream: u64, frames: usize) -> Latents {
     let shape = (frames, TINY.latent_channels, TINY.latent_height(), TINY.latent_width());
@@ -147,11 +152,16 @@ fn pictures_are_those_of_the_formula() {
         // Up to far beyond the frame, which is 6 cells wide.
         for cells in [0.0, 0.3, 4.0] {
             let motion = bench.motion(cells);
-            let shown = decoder.pictures(&clip, &last, &motion, 1.0).unwrap();
+            // The second one was not seen: in its place stands the last.
+            let earlier: Vec<_> =
+                (0..sizes.earlier).map(|index| (index != 1).then(|| picture(10 + index as u64))).collect();
+            let shown = decoder.pictures(&clip, &last, &earlier, &motion, 1.0).unwrap();
+            let followed = bench.reference.follow(&motion, &last, &earlier).unwrap();
+            let stood_in: Vec<_> =
+                earlier.iter().map(|picture| picture.clone().unwrap_or_else(|| last.clone())).collect();
             let (mut off, mut changed) = (0.0_f64, 0.0_f64);
-            for ((decoded, shown), motion) in decoded.iter().zip(&shown).zip(motion.outer_iter()) {
-                let motion: ArrayView3<'_, f32> = motion;
-                let expected = bench.reference.composite(decoded, &last, motion).unwrap();
+            for ((decoded, shown), motion) in decoded.iter().zip(&shown).zip(followed.outer_iter()) {
+                let expected = bench.reference.composite(decoded, &last, &stood_in, motion).unwrap();
                 for ((expected, &shown), &decoded) in expected.iter().zip(shown).zip(decoded) {
                     off = off.max((expected - f64::from(shown)).abs());
                     changed = changed.max((expected - f64::from(decoded)).abs());
@@ -163,7 +173,7 @@ fn pictures_are_those_of_the_formula() {
             assert!(off <= LEVELS, "{off} levels with {sizes:?} and {cells} cells");
             assert!(changed > 20.0, "nothing to see: {changed}");
             // With the gate shut, the last frame and its motion are nothing to the pictures.
-            assert_eq!(decoder.pictures(&clip, &last, &motion, 0.0).unwrap(), decoded);
+            assert_eq!(decoder.pictures(&clip, &last, &earlier, &motion, 0.0).unwrap(), decoded);
         }
     }
 }
@@ -184,10 +194,10 @@ fn what_is_seen_is_moved_and_what_is_only_remembered_is_not() {
     assert_eq!(predictor.render(&clip).unwrap(), of_second);
     // The decode graph with the newest frame's own motion.
     let motion = predictor.motion().unwrap().to_owned();
-    assert_eq!(
-        DecodeGraph::open(&bench.bundle()).unwrap().pictures(&clip, &second, &motion, 1.0).unwrap(),
-        of_second
-    );
+    let mut decoder = DecodeGraph::open(&bench.bundle()).unwrap();
+    let earlier = [Some(first.clone()), None];
+    assert_eq!(decoder.pictures(&clip, &second, &earlier, &motion, 1.0).unwrap(), of_second);
+    assert_ne!(decoder.pictures(&clip, &second, &[None, None], &motion, 1.0).unwrap(), of_second);
 
     let predictor = &mut bench.predictor;
     predictor.remember(latent.view()).unwrap();
@@ -263,8 +273,8 @@ fn motion_that_the_graphs_do_not_have_is_refused_by_the_tensor() {
         "graph \"encode\" input \"before\": manifest says u8[1, 32, 48, 3], this program needs nothing";
     assert_eq!(message, expected);
     let message = open(moving(), &|manifest| manifest["motion"]["features"] = 4.into());
-    let expected = "graph \"remember\" output \"motion\": manifest says f32[1, 3, 12, 4, 6], this program needs \
-                    f32[1, 3, 14, 4, 6]";
+    let expected = "graph \"remember\" output \"motion\": manifest says f32[1, 5, 12, 4, 6], this program needs \
+                    f32[1, 5, 14, 4, 6]";
     assert_eq!(message, expected);
     let message = open(moving(), &|manifest| manifest["motion"]["candidates"] = 9.into());
     assert!(message.contains("manifest.json: motion: 9 candidates, must be 1 to 8"), "{message}");

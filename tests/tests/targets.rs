@@ -137,6 +137,12 @@ fn pictures(count: usize) -> Vec<Picture> {
     nextclip_scenes::clip(nextclip_scenes::Split::HeldOut, 3, TINY.width, TINY.height, count, 0.1)
 }
 
+/// The pictures before the last of `frames` that things are followed in.
+fn earlier(frames: &[Picture]) -> Vec<Option<Picture>> {
+    let before = |back: &usize| frames.len().checked_sub(1 + back).map(|index| frames[index].clone());
+    MOTION.earlier_frames().iter().map(before).collect()
+}
+
 /// Every graph by itself: `given` takes the place of what this bundle's encoder and predictor make.
 fn results(bundle: &Path, given: Option<&Results>) -> Results {
     let settings = Settings { provider: Some(Provider::Cpu), ..Settings::default() };
@@ -161,7 +167,8 @@ fn results(bundle: &Path, given: Option<&Results>) -> Results {
     let shown = match given.map_or(&motion, |given| &given.motion) {
         Some(motion) => {
             let mut decode = DecodeGraph::open(bundle).unwrap();
-            decode.pictures(same_clip, &frames[TINY.history], motion, 1.0).unwrap()
+            let earlier = earlier(&frames[..=TINY.history]);
+            decode.pictures(same_clip, &frames[TINY.history], &earlier, motion, 1.0).unwrap()
         }
         None => predictor.decode(same_clip).unwrap(),
     };

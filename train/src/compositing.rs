@@ -5,16 +5,39 @@ use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
 use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
+use crate::following::{Recent, follow};
 use crate::params::{Init, Params, Spec};
 
+/// How corrections of where things were move where they go.
+pub(crate) const RESPONSE: &str = "motion.response";
 /// Hidden channels of the blend.
 const BLEND_WIDTH: usize = 16;
 /// What moves less, in pixels, is the last frame's.
 const MOVES_PX: f64 = 0.5;
 
-/// The blend's tensors. Its last layer starts small, so that all sources weigh about the same.
-pub fn blend_specs(motion: &Motion) -> Vec<Spec> {
+/// `motion.response` at first, (M, F): what the latest picture says of a thing's speed holds for all moments, and what the
+/// others say besides for none.
+pub(crate) fn steady_response(motion: &Motion, clip: usize) -> Vec<f32> {
+    let of_moment = |moment: isize| {
+        let of_picture = move |(index, &past)| if index == 0 { -moment as f32 / past as f32 } else { 0.0 };
+        motion.followed_frames().iter().enumerate().map(of_picture)
+    };
+    motion.moments(clip).into_iter().flat_map(of_moment).collect()
+}
+
+/// The tensors of following and of the blend. The blend's last layer starts small, so that all sources weigh about the
+/// same; things are followed as if they went steadily on.
+pub fn compositing_specs(motion: &Motion, clip: usize) -> Vec<Spec> {
     let mut specs = Vec::new();
+    if motion.earlier > 0 {
+        specs.push(Spec {
+            name: RESPONSE.into(),
+            shape: [motion.moments(clip).len(), motion.followed_frames().len()]
+                .map(|size| size as i64)
+                .into(),
+            init: Init::Values(steady_response(motion, clip)),
+        });
+    }
     let widths = [motion.blend_inputs(), BLEND_WIDTH, BLEND_WIDTH, motion.sources()];
     for (layer, pair) in widths.windows(2).enumerate() {
         let std = (1.0 / (9 * pair[0]) as f64).sqrt();
@@ -39,7 +62,7 @@ pub struct Compositor<'a> {
 }
 
 impl<'a> Compositor<'a> {
-    /// A view of `params`, which hold [`blend_specs`] where there is motion.
+    /// A view of `params`, which hold [`compositing_specs`] where there is motion.
     pub fn new(motion: Option<Motion>, geometry: &Geometry, params: &'a Params) -> Self {
         Self { motion, params, scale: geometry.vae_scale as i64 }
     }
@@ -49,38 +72,52 @@ impl<'a> Compositor<'a> {
         self.motion
     }
 
-    /// What the daemon shows of decoded pictures (n, N, 3, H, W) in [-1, 1] after `last` (n, 1, 3, H, W), with `motion`
-    /// (n, N, m, h, w) where the model has it; then also where pixels came from, x then y in pixels, (n, N, K, 2, H, W).
+    /// What the daemon shows of decoded pictures (n, N, 3, H, W) in [-1, 1] after `seen` (n, F, 3, H, W), with `motion`
+    /// (n, M, m, h, w) where the model has it; then also where pixels came from, x then y in pixels, (n, N, K, 2, H, W).
     pub fn shown(
         &self,
         decoded: &Tensor,
-        last: &Tensor,
+        seen: &Tensor,
         motion: Option<&Tensor>,
     ) -> (Tensor, Option<Tensor>) {
+        let recent = Recent::of(seen, self.motion.as_ref());
         match (&self.motion, motion) {
             (Some(sizes), Some(motion)) => {
-                let landed = self.landed(sizes, motion);
-                let shown = self.blend(sizes, &decoded.clamp(-1.0, 1.0), last, &landed);
+                let motion = match sizes.earlier {
+                    0 => motion.shallow_clone(),
+                    _ => follow(sizes, motion, &recent, self.params.root().full(RESPONSE), self.scale),
+                };
+                let landed = self.landed(sizes, &motion);
+                let shown = self.blend(sizes, &decoded.clamp(-1.0, 1.0), &recent, &landed);
                 (shown, Some(landed.narrow(3, 0, 2)))
             }
-            _ => (keep_unchanged(decoded, last), None),
+            _ => (keep_unchanged(decoded, &recent.last), None),
         }
     }
 
     /// The formula of [`nextclip_core::Motion`] from what `landed` (n, N, K, 3 + F, H, W) on.
-    fn blend(&self, sizes: &Motion, decoded: &Tensor, last: &Tensor, landed: &Tensor) -> Tensor {
+    fn blend(&self, sizes: &Motion, decoded: &Tensor, recent: &Recent, landed: &Tensor) -> Tensor {
         let size = decoded.size();
         let (frames, rows, columns) = (size[0] * size[1], size[3], size[4]);
-        let candidates = sizes.candidates as i64;
+        let (candidates, earlier) = (sizes.candidates as i64, sizes.earlier as i64);
         let displacements = landed.narrow(3, 0, 2).flatten(1, 2);
-        let moved =
-            warp(&last.squeeze_dim(1), &displacements).reshape([frames, candidates, 3, rows, columns]);
-        let last = last.expand_as(decoded).reshape([frames, 1, 3, rows, columns]);
-        let decoded = decoded.reshape([frames, 1, 3, rows, columns]);
-        let sources = Tensor::cat(&[decoded, last, moved], 1); // (n N, 2 + K, 3, H, W)
-
+        let all: Vec<&Tensor> = std::iter::once(&recent.last).chain(&recent.earlier).collect();
+        let all = Tensor::cat(&all, 1).flatten(1, 2); // (n, 3 (1 + E), H, W)
+        let moved = warp(&all, &displacements).reshape([frames, candidates, -1, rows, columns]);
+        let then = moved.narrow(2, 3, 3 * earlier).flatten(1, 2);
+        let moved = moved.narrow(2, 0, 3);
+        let still = |picture: &Tensor| picture.expand_as(decoded).reshape([frames, 1, 3, rows, columns]);
+        let earlier: Vec<Tensor> = recent.earlier.iter().map(still).collect();
+        let mut sources = vec![decoded.reshape([frames, 1, 3, rows, columns]), still(&recent.last), moved];
         let carried = landed.narrow(3, 2, 1 + sizes.features as i64).flatten(0, 1).flatten(1, 2);
-        let mut x = Tensor::cat(&[sources.flatten(1, 2), carried], 1).to_kind(self.params.compute());
+        let mut read = vec![Tensor::cat(&sources, 1).flatten(1, 2), carried];
+        if !earlier.is_empty() {
+            read.extend([Tensor::cat(&earlier, 1).flatten(1, 2), then]);
+            sources.extend(earlier);
+        }
+        let sources = Tensor::cat(&sources, 1); // (n N, 2 + K + E, 3, H, W)
+
+        let mut x = Tensor::cat(&read, 1).to_kind(self.params.compute());
         let blend = self.params.root().pp("motion.blend");
         for layer in 0..Motion::LAYERS {
             let read = if layer > 0 { x.silu() } else { x };
@@ -134,18 +171,69 @@ pub fn source_error(sources: &Tensor, truth: &Tensor) -> Tensor {
     nearest_error(sources, &truth.unsqueeze(2), 3)
 }
 
-/// How far the displacements of `motion` (B, H, N, m, h, w) of cells of `scale` pixels are from the true ones of points
-/// (B, H, N, 2, h * r, w * r) in them, in pixels; the mean of [`source_error`].
-pub fn motion_error(sizes: &Motion, motion: &Tensor, truth: &Tensor, scale: f64) -> Tensor {
+/// How far the displacements of `motion` (B, H, M, m, h, w) of cells of `scale` pixels are from the true ones of points
+/// (B, H, M, 2, h * r, w * r) in them, in pixels: the mean of [`source_error`] over the moments to come, corrected by
+/// `response` as if the pictures said exactly where the points were; and how far from there they are looked for.
+pub fn motion_error(
+    sizes: &Motion,
+    motion: &Tensor,
+    truth: &Tensor,
+    response: Option<&Tensor>,
+    scale: f64,
+) -> Tensor {
     let (size, points) = (motion.size(), truth.size());
     let (rows, columns) = (size[4], size[5]);
     let per_cell = points[4] / rows;
-    let cells = motion.unflatten(3, [sizes.candidates as i64, -1].as_slice()).narrow(4, 0, 2) * scale;
-    // (B, H, N, K, 2, h, 1, w, 1) against (B, H, N, 1, 2, h, r, w, r)
-    let cells = cells.unsqueeze(6).unsqueeze(-1);
+    // (B, H, M, K, .., h, 1, w, 1) against (B, H, M, 1, 2, h, r, w, r)
+    let values = motion.unflatten(3, [sizes.candidates as i64, -1].as_slice()).unsqueeze(6).unsqueeze(-1);
     let truth =
         truth.unsqueeze(3).reshape([&points[..3], &[1, 2, rows, per_cell, columns, per_cell]].concat());
-    nearest_error(&cells, &truth, 4)
+    let mut places = values.narrow(4, 0, 2) * scale;
+    let followed = sizes.followed_frames().len() as i64;
+    let clip = size[2] - followed;
+    let mut missed = Vec::new();
+    for index in 0..followed {
+        let moment = clip + index;
+        let there = truth.select(2, moment);
+        let off =
+            (&there - places.select(2, moment)).where_self(&there.isnan().logical_not(), &there.zeros_like());
+        let limit = f64::from(Motion::FOLLOW_LIMIT) * Motion::FOLLOW_STEPS as f64;
+        // How far pictures are to be trusted is learned where there are pictures.
+        let trust = values.select(2, moment).narrow(3, 2, 1).sigmoid().detach();
+        let found = (off.clamp(-limit, limit) * trust).unsqueeze(2);
+        let response = response.map(|all| all.select(1, index).reshape([1, 1, -1, 1, 1, 1, 1, 1, 1]));
+        if let Some(response) = response {
+            places = places + found * response;
+        }
+        missed.push(off);
+    }
+    let to_come = truth.narrow(2, 0, clip);
+    let error = nearest_error(&places.narrow(2, 0, clip), &to_come, 4);
+    if missed.is_empty() {
+        return error;
+    }
+    let first = values.narrow(2, 0, 1).narrow(4, 0, 2) * scale;
+    error + missed_error(&Tensor::stack(&missed, 2), &truth.narrow(2, clip, followed), &first, &to_come)
+}
+
+/// Mean of log(1 + distance) of what is `missed` (B, H, F, K, 2, ..) of where points were, `truth`, by the candidate that is
+/// nearest to the thing at the `first` moment to come: one candidate is one thing. Points at rest count as much as those
+/// that move, or nobody says where they were.
+fn missed_error(missed: &Tensor, truth: &Tensor, first: &Tensor, to_come: &Tensor) -> Tensor {
+    let sum = |x: &Tensor| x.square().sum_dim_intlist([4_i64].as_slice(), false, Kind::Float);
+    let next = to_come.narrow(2, 0, 1);
+    let chosen = sum(&(first - next.nan_to_num(0.0, None, None))).argmin(3, true);
+    // The root has no slope at zero without the addition.
+    let off = (sum(missed) + 0.01).sqrt();
+    let chosen = chosen.expand([&[-1, -1, off.size()[2], -1], &off.size()[4..]].concat(), false);
+    let off = off.gather(3, &chosen, false).log1p();
+    let square = sum(truth);
+    let known = next.isnan().logical_not().select(4, 0);
+    let mean = |counts: Tensor| {
+        let counts = counts.logical_and(&known);
+        (&off * &counts).sum(Kind::Float) / counts.sum(Kind::Float).clamp_min(1.0)
+    };
+    mean(square.ge(MOVES_PX * MOVES_PX)) + mean(square.lt(MOVES_PX * MOVES_PX))
 }
 
 /// Mean of log(1 + distance) between displacements and true ones along `axis`, of the nearest candidate, which are along
@@ -166,8 +254,8 @@ fn places(rows: i64, columns: i64, device: Device) -> Tensor {
     Tensor::stack(&[grid[1].flatten(0, 1), grid[0].flatten(0, 1)], 0)
 }
 
-/// `frame` (n, 3, H, W) read at every pixel's place plus `displacements` (n, M, 2, H, W), x then y in pixels: bilinear, the
-/// border repeated. (n, M, 3, H, W)
+/// `frame` (n, c, H, W) read at every pixel's place plus `displacements` (n, M, 2, H, W), x then y in pixels: bilinear, the
+/// border repeated. (n, M, c, H, W)
 pub fn warp(frame: &Tensor, displacements: &Tensor) -> Tensor {
     let size = displacements.size();
     let (n, count, rows, columns) = (size[0], size[1], size[3], size[4]);
@@ -180,8 +268,8 @@ pub fn warp(frame: &Tensor, displacements: &Tensor) -> Tensor {
     let y = along(1, places(rows).unsqueeze(1), rows);
     let grid = Tensor::stack(&[x, y], -1).reshape([n, count * rows, columns, 2]);
     let (bilinear, border) = (0, 1);
-    let read = frame.grid_sampler(&grid, bilinear, border, false); // (n, 3, M H, W)
-    read.reshape([n, 3, count, rows, columns]).transpose(1, 2)
+    let read = frame.grid_sampler(&grid, bilinear, border, false); // (n, c, M H, W)
+    read.reshape([n, -1, count, rows, columns]).transpose(1, 2)
 }
 
 /// What a model without motion shows: the formula is [`nextclip_core::compositing`]'s.
@@ -222,7 +310,7 @@ mod tests {
     /// A cell that moves takes the places before it along; where nothing lands, the density is low.
     #[test]
     fn what_lands_is_what_was_sent_there() {
-        let sizes = Motion { candidates: 1, features: 1, reach: 2 };
+        let sizes = Motion { candidates: 1, features: 1, reach: 2, earlier: 0 };
         let geometry = Geometry {
             height: 48,
             width: 64,
@@ -233,7 +321,7 @@ mod tests {
             clip: 1,
             frame_interval_ms: 200,
         };
-        let params = Params::new(&blend_specs(&sizes), 1, Kind::Float, Device::Cpu);
+        let params = Params::new(&compositing_specs(&sizes, 1), 1, Kind::Float, Device::Cpu);
         let compositor = Compositor::new(Some(sizes), &geometry, &params);
         // All cells but one have no weight; that of row 2, column 3 goes two to the right and one up.
         let mut motion = Tensor::zeros([1, 1, sizes.channels() as i64, 6, 8], (Kind::Float, Device::Cpu));

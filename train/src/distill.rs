@@ -110,15 +110,16 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     let (z, time) = tch::no_grad(|| on_the_way(&student, &past, noise, &TimeGrid::new(steps, 1.0)?, at))?;
     let draws = student.estimate(&past, &z, time);
     let shown = draws.narrow(1);
-    let pictures = student.pictures(&shown, &start.last);
+    let pictures = student.pictures(&shown, &start.seen);
     let came = start.truth().unsqueeze(0);
     let (real, rebuilt) = start.rebuilt(&student, &mut window.rng);
 
-    let area = moving(&came, &start.last);
+    let last = start.last();
+    let area = moving(&came, &last);
     let frozen = params.frozen();
-    let lost = Critic::new(&frozen).lost(&start.last, &came, &pictures.shown);
+    let lost = Critic::new(&frozen).lost(&last, &came, &pictures.shown);
     let disturbance = window.noise(&came, Noise::Critic);
-    let judged = Critic::new(params).loss(&start.last, &came, &pictures.shown.detach(), &disturbance);
+    let judged = Critic::new(params).loss(&last, &came, &pictures.shown.detach(), &disturbance);
     let off = (&pictures.shown - &came).squeeze_dim(0);
     let still = area.squeeze_dim(0).unsqueeze(1).neg() + 1.0;
     Ok(Loss::of([

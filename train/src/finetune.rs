@@ -35,7 +35,7 @@ pub struct Plan {
     pub origins: Vec<Origin>,
     /// Rank of low-rank changes to the predictor; all of its weights without.
     pub lora: Option<i64>,
-    /// Sizes of the motion that a checkpoint without gets.
+    /// Sizes of the motion that a checkpoint without gets; one with the same but for earlier pictures gets those.
     pub motion: Option<Motion>,
     /// Whether only decoder and blend are trained, on the predictor's estimates as they are.
     pub pictures_only: bool,
@@ -65,7 +65,8 @@ const LATENT_FLOOR: f64 = 0.02;
 pub fn run(plan: &Plan) -> Result<()> {
     let (config, trained) = checkpoint::load_transformer_config(&plan.checkpoint)?;
     let (vae_config, vae) = checkpoint::load_vae(&plan.checkpoint, plan.compute, plan.device)?;
-    let motion = trained.motion.or(plan.motion);
+    let grows = plan.motion.filter(|new| trained.motion.is_some_and(|had| grows(had, *new)));
+    let motion = grows.or(trained.motion).or(plan.motion);
     ensure!(
         plan.lora.is_none() || motion == trained.motion,
         "{}: motion is new to it, and low-rank changes cannot make it: train all weights first",
@@ -74,7 +75,11 @@ pub fn run(plan: &Plan) -> Result<()> {
     let model = Model { config, vae: vae_config, geometry: trained.geometry, motion, device: plan.device };
 
     let mut params = Params::new(&model.specs(), plan.windows.seed, plan.compute, plan.device);
-    params.assign_but_new(&checkpoint::load_transformer(&plan.checkpoint)?, is_motions)?;
+    let mut tensors = checkpoint::load_transformer(&plan.checkpoint)?;
+    if grows.is_some() {
+        tensors = model.grown(tensors, &params);
+    }
+    params.assign_but_new(&tensors, is_motions)?;
     if let Some(rank) = plan.lora {
         params.add_lora(rank, plan.windows.seed);
     }
@@ -89,6 +94,11 @@ pub fn run(plan: &Plan) -> Result<()> {
     checkpoint::save_adapted(&plan.out, &model, trained, course.steps, params)
 }
 
+/// Whether `new` is the same motion as `had`, which uses no earlier pictures.
+fn grows(had: Motion, new: Motion) -> bool {
+    had.earlier == 0 && new.earlier > 0 && had == Motion { earlier: 0, ..new }
+}
+
 /// Sum of the logarithms of mean squared errors, each frame with equal weight: a decibel of a quiet frame counts as much
 /// as one of a lively frame.
 fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> Result<Loss> {
@@ -99,7 +109,7 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     let t = Tensor::full(&x1.size()[..2], f64::from(time), (Kind::Float, plan.device));
     let z = noised(&x1, &window.noise(&x1, Noise::Clip), &t);
     let estimate = model_at_work.estimate(&start.past, &z, time);
-    let pictures = model_at_work.pictures(&estimate, &start.last);
+    let pictures = model_at_work.pictures(&estimate, &start.seen);
     let truth = start.truth();
 
     let (real, rebuilt) = start.rebuilt(&model_at_work, &mut window.rng);

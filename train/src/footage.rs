@@ -1,5 +1,6 @@
 //! What a model learns from: generated scenes and video files, as stretches of evenly paced pictures.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -113,17 +114,17 @@ pub fn sources(last: &Trace, later: &[&Trace]) -> Tensor {
 /// Every so many pixels, along both axes, a point is followed.
 pub(crate) const POINT_STRIDE: usize = 4;
 
-/// Where points of each of the first `history` moments are at the `clip` moments after it, (history, clip, 2, rows,
-/// columns), x then y in pixels; NaN where that is not known, as at moments beyond the last.
-pub fn ways(moments: &[&Trace], history: usize, clip: usize) -> Tensor {
-    let of_moment = |from: usize| {
-        let later = &moments[from + 1..moments.len().min(from + 1 + clip)];
-        let nowhere = || displacement(moments[from], moments[from], POINT_STRIDE) * f64::NAN;
-        let found = later.iter().map(|to| displacement(moments[from], to, POINT_STRIDE));
-        let all: Vec<Tensor> = found.chain((later.len()..clip).map(|_| nowhere())).collect();
-        Tensor::stack(&all, 0)
+/// Where points of each of the `frames` are at the `moments`, so many frames later or, below 0, earlier, (frames, moments,
+/// 2, rows, columns), x then y in pixels; NaN where that is not known, as at moments beyond the first and the last.
+pub fn ways(traces: &[&Trace], frames: Range<usize>, moments: &[isize]) -> Tensor {
+    let of_frame = |from: usize| {
+        let at = |moment: &isize| match from.checked_add_signed(*moment).and_then(|to| traces.get(to)) {
+            Some(to) => displacement(traces[from], to, POINT_STRIDE),
+            None => displacement(traces[from], traces[from], POINT_STRIDE) * f64::NAN,
+        };
+        Tensor::stack(&moments.iter().map(at).collect::<Vec<_>>(), 0)
     };
-    Tensor::stack(&(0..history).map(of_moment).collect::<Vec<_>>(), 0)
+    Tensor::stack(&frames.map(of_frame).collect::<Vec<_>>(), 0)
 }
 
 fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {

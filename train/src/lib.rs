@@ -13,6 +13,7 @@ mod curve;
 pub mod distill;
 pub mod finetune;
 pub mod fit;
+pub mod following;
 pub mod footage;
 pub mod gradients;
 pub mod loss;

@@ -1,15 +1,20 @@
 //! A whole model at work in training: transformer, autoencoder, and how their pictures are put together.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
 use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
-use crate::compositing::{Compositor, blend_specs};
+use crate::compositing::{Compositor, compositing_specs};
 use crate::costs::cost_volumes;
 use crate::params::{Params, Spec};
 use crate::transformer::{self, Estimate, Sequence, Transformer};
 use crate::vae::Vae;
+
+/// What the logits of sources that are new to a blend start from.
+const SELDOM: f64 = -4.0;
 
 /// Sizes of a model, and where it lives.
 #[derive(Clone, Debug)]
@@ -32,9 +37,56 @@ impl Model {
         let mut specs = transformer::specs(&self.config, &self.geometry);
         if let Some(motion) = &self.motion {
             specs.extend(transformer::motion_specs(&self.config, &self.geometry, motion));
-            specs.extend(blend_specs(motion));
+            specs.extend(compositing_specs(motion, self.geometry.clip));
         }
         specs
+    }
+
+    /// The tensors of a checkpoint that has this motion but for the earlier pictures; what is new to it is as in `new`, but
+    /// things were where they would be if they went the other way, and earlier pictures are hardly shown at first.
+    pub fn grown(&self, tensors: BTreeMap<String, Tensor>, new: &Params) -> BTreeMap<String, Tensor> {
+        let added = |old: &Tensor, new: &Tensor, axis: i64| {
+            let (had, has) = (old.size()[axis as usize], new.size()[axis as usize]);
+            new.detach().narrow(axis, had, has - had)
+        };
+        let widen = |name: &str, old: Tensor, new: &Tensor| match (name, &self.motion) {
+            ("motion.linear.weight" | "motion.linear.bias", Some(sizes)) => self.with_past(sizes, &old, new),
+            ("motion.blend.0.weight", _) => Tensor::cat(&[&old, &added(&old, new, 1).zeros_like()], 1),
+            ("motion.blend.2.weight", _) => Tensor::cat(&[&old, &added(&old, new, 0)], 0),
+            ("motion.blend.2.bias", _) => Tensor::cat(&[&old, &(added(&old, new, 0) + SELDOM)], 0),
+            _ => old,
+        };
+        let mut old = tensors;
+        new.iter()
+            .filter_map(|(name, new)| {
+                let tensor = match (old.remove(name), name) {
+                    (Some(old), _) => widen(name, old, new),
+                    (None, "motion.response") => new.detach().copy(),
+                    (None, _) => return None,
+                };
+                Some((name.to_owned(), tensor))
+            })
+            .collect()
+    }
+
+    /// Rows of `motion.linear` of a model without moments past with those of `new`, whose displacements are those of the
+    /// moments to come, turned round.
+    fn with_past(&self, sizes: &Motion, old: &Tensor, new: &Tensor) -> Tensor {
+        let (patches, clip) = (self.geometry.patch.pow(2) as i64, self.geometry.clip);
+        let rows = |x: &Tensor, moments: usize| {
+            x.detach().unflatten(0, [patches, moments as i64, sizes.candidates as i64, -1].as_slice())
+        };
+        let old = rows(old, clip);
+        let new = rows(new, sizes.moments(clip).len());
+        let past = sizes.followed_frames().iter().enumerate().map(|(index, &frames)| {
+            let nearest = frames.min(clip);
+            let turned =
+                old.narrow(1, nearest as i64 - 1, 1).narrow(3, 0, 2) * -(frames as f64 / nearest as f64);
+            let rest = new.narrow(1, (clip + index) as i64, 1);
+            Tensor::cat(&[turned, rest.narrow(3, 2, rest.size()[3] - 2)], 3)
+        });
+        let past: Vec<Tensor> = past.collect();
+        Tensor::cat(&[old, Tensor::cat(&past, 1)], 1).flatten(0, 3)
     }
 
     /// The transformer with its weights.
@@ -87,12 +139,12 @@ impl AtWork<'_> {
         })
     }
 
-    /// The pictures of an estimate after `last` (n, 1, 3, H, W).
-    pub fn pictures(&self, estimate: &Estimate, last: &Tensor) -> Pictures {
-        let size = last.size();
+    /// The pictures of an estimate after those `seen`, (n, F, 3, H, W).
+    pub fn pictures(&self, estimate: &Estimate, seen: &Tensor) -> Pictures {
+        let size = seen.size();
         let decoded = self.vae.decode(&estimate.x1.flatten(0, 1)).reshape([size[0], -1, 3, size[3], size[4]]);
         let motion = estimate.motion.as_ref().map(|motion| motion.select(1, motion.size()[1] - 1));
-        let (shown, sources) = self.compositor.shown(&decoded, last, motion.as_ref());
+        let (shown, sources) = self.compositor.shown(&decoded, seen, motion.as_ref());
         Pictures { decoded, shown, sources }
     }
 
@@ -104,19 +156,19 @@ impl AtWork<'_> {
         Past { latents: self.vae.encode(frames).unsqueeze(0), costs }
     }
 
-    /// The history that follows `past`, of one, whose last picture is `last`, where the model believes its own prediction
-    /// of one step from `noise`, and its last picture. With motion its pictures are seen as a camera's would be; without,
-    /// its latents are remembered, and the last real picture stays the last.
-    pub fn continued(&self, past: &Past, last: &Tensor, noise: &Tensor) -> (Past, Tensor) {
+    /// The history that follows `past`, of one, whose pictures are `seen`, where the model believes its own prediction
+    /// of one step from `noise`, and its pictures. With motion they are seen as a camera's would be; without, its latents
+    /// are remembered, and the last real picture stays the last.
+    pub fn continued(&self, past: &Past, seen: &Tensor, noise: &Tensor) -> (Past, Tensor) {
         let estimate = self.estimate(past, noise, 0.0);
         if estimate.motion.is_none() {
             let latents = Tensor::cat(&[&past.latents, &estimate.x1], 1);
-            return (Past { latents, costs: None }, last.shallow_clone());
+            return (Past { latents, costs: None }, seen.shallow_clone());
         }
-        let shown = self.pictures(&estimate, last).shown;
-        let clip = shown.size()[1];
-        let seen = self.see(&Tensor::cat(&[last, &shown], 1).squeeze_dim(0)).narrow(1, clip);
-        (past.followed_by(&seen), shown.narrow(1, clip - 1, 1))
+        let shown = self.pictures(&estimate, seen).shown;
+        let (clip, last) = (shown.size()[1], seen.narrow(1, seen.size()[1] - 1, 1));
+        let next = self.see(&Tensor::cat(&[&last, &shown], 1).squeeze_dim(0)).narrow(1, clip);
+        (past.followed_by(&next), Tensor::cat(&[seen, &shown], 1))
     }
 }
 

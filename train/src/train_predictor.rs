@@ -161,21 +161,23 @@ impl<'a> Part<'a> {
         let clip_sizes = random_partition(&mut self.rng, self.x1.size()[1] as usize, plan.geometry.clip);
         let first = self.rng.random_bool(plan.unconditional);
         let history = self.x1.size()[1] as usize - clip_sizes[clip_sizes.len() - 1];
-        let moved = plan.motion.map(|_| self.moved(history, plan));
+        let moved = plan.motion.map(|sizes| self.moved(history, plan, &sizes));
         let batch = Batch::new(&self.x1, clip_sizes, plan.pure_noise, &mut self.rng, plan.seed, self.stream);
         let costs = self.costs.map(|costs| costs.narrow(1, 0, history as i64));
         let batch = Batch { moved, costs, ..batch };
         if first { batch } else { batch.without_first() }
     }
 
-    /// Where points of `history` clean frames are in the N frames after each, (B, H, N, 2, rows, columns), x then y in
-    /// pixels; NaN where that is not known.
-    fn moved(&self, history: usize, plan: &Plan) -> Tensor {
+    /// Where points of `history` clean frames are at the moments of each, (B, H, M, 2, rows, columns), x then y in pixels;
+    /// NaN where that is not known.
+    fn moved(&self, history: usize, plan: &Plan, sizes: &Motion) -> Tensor {
         let Geometry { height, width, clip, .. } = plan.geometry;
-        let shape = [history, clip, 2, height / POINT_STRIDE, width / POINT_STRIDE].map(|side| side as i64);
+        let moments = sizes.moments(clip);
+        let shape =
+            [history, moments.len(), 2, height / POINT_STRIDE, width / POINT_STRIDE].map(|side| side as i64);
         let unknown = || Tensor::full(shape, f64::NAN, (Kind::Float, Device::Cpu));
         let of_window = |traces: &Option<Vec<&Trace>>| match traces {
-            Some(traces) => footage::ways(traces, history, clip),
+            Some(traces) => footage::ways(traces, 0..history, &moments),
             None => unknown(),
         };
         Tensor::stack(&self.traces.iter().map(of_window).collect::<Vec<_>>(), 0).to_device(plan.device)
@@ -251,7 +253,7 @@ impl Batch {
         let loss = (estimate.x1 - &self.x1).square().mean(Kind::Float);
         match (model.motion(), estimate.motion, &self.moved) {
             (Some(sizes), Some(motion), Some(moved)) => {
-                let off = motion_error(&sizes, &motion, moved, model.pixels_per_cell());
+                let off = motion_error(&sizes, &motion, moved, model.response(), model.pixels_per_cell());
                 Loss::of([("latents", loss), ("motion", off * MOTION_WEIGHT)])
             }
             _ => loss.into(),

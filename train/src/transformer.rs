@@ -10,6 +10,7 @@ use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
 use crate::attention::Layout;
+use crate::compositing::RESPONSE;
 use crate::params::{Init, Params, Scope, Spec};
 
 /// Side of the position table in a new checkpoint, in patches: frames up to 512 pixels.
@@ -88,21 +89,33 @@ pub fn specs(config: &TransformerConfig, geometry: &Geometry) -> Vec<Spec> {
     specs
 }
 
-/// What a model with motion has besides: a stem that reads cost volumes, and the layer that says where cells go. Both start small: what moves, moves little at first.
+/// What a places past are trusted by at first, before the sigmoid.
+const TRUST: f32 = 2.0;
+
+/// What a model with motion has besides: a stem that reads cost volumes, and the layer that says where cells go. Both start
+/// small: what moves, moves little at first.
 pub fn motion_specs(config: &TransformerConfig, geometry: &Geometry, motion: &Motion) -> Vec<Spec> {
     let (d, p) = (config.hidden_size, geometry.patch);
     let mut specs = Vec::new();
-    let mut add = |name: &str, shape: &[usize], std: f64| {
+    let mut add = |name: &str, shape: &[usize], std: f64, bias: Init| {
         let shape: Vec<i64> = shape.iter().map(|&side| side as i64).collect();
-        let bias = Spec { name: format!("motion.{name}.bias"), shape: vec![shape[0]], init: Init::Zeros };
+        let bias = Spec { name: format!("motion.{name}.bias"), shape: vec![shape[0]], init: bias };
         specs.push(Spec { name: format!("motion.{name}.weight"), shape, init: Init::Normal(std) });
         specs.push(bias);
     };
     let he = |inputs: usize| (2.0 / inputs as f64).sqrt();
-    add("stem.0", &[STEM_WIDTH, motion.costs(), 3, 3], he(9 * motion.costs()));
-    add("stem.1", &[STEM_WIDTH, STEM_WIDTH, 3, 3], he(9 * STEM_WIDTH));
-    add("stem.2", &[d, STEM_WIDTH, p, p], 0.3 * he(p * p * STEM_WIDTH));
-    add("linear", &[p * p * geometry.clip * motion.channels(), d], 0.02);
+    add("stem.0", &[STEM_WIDTH, motion.costs(), 3, 3], he(9 * motion.costs()), Init::Zeros);
+    add("stem.1", &[STEM_WIDTH, STEM_WIDTH, 3, 3], he(9 * STEM_WIDTH), Init::Zeros);
+    add("stem.2", &[d, STEM_WIDTH, p, p], 0.3 * he(p * p * STEM_WIDTH), Init::Zeros);
+    // (p_row, p_col, moment, candidate, channel)
+    let of_moment = |moment: &isize| {
+        let mut channels = vec![0.0; motion.candidate_channels()];
+        channels[2] = if *moment < 0 { TRUST } else { 0.0 };
+        channels.repeat(motion.candidates)
+    };
+    let bias: Vec<f32> = motion.moments(geometry.clip).iter().flat_map(of_moment).collect();
+    let bias = bias.repeat(p * p);
+    add("linear", &[bias.len(), d], 0.02, Init::Values(bias));
     specs
 }
 
@@ -111,7 +124,7 @@ pub fn motion_specs(config: &TransformerConfig, geometry: &Geometry, motion: &Mo
 pub struct Estimate {
     /// Clean latents, (B, F', c, h, w).
     pub x1: Tensor,
-    /// Where the cells of the clean frames go in the N frames after each, (B, H, N, m, h, w), where the model says so.
+    /// Where the cells of the clean frames are at the moments of each, (B, H, M, m, h, w), where the model says so.
     pub motion: Option<Tensor>,
 }
 
@@ -181,6 +194,12 @@ impl<'a> Transformer<'a> {
         self.motion
     }
 
+    /// How corrections of where things were move where they go, (M, F), where things are followed.
+    pub fn response(&self) -> Option<&Tensor> {
+        let follows = self.motion.is_some_and(|motion| motion.earlier > 0);
+        follows.then(|| self.params.root().full(RESPONSE))
+    }
+
     /// Pixels along an axis that a latent's cell stands for.
     pub fn pixels_per_cell(&self) -> f64 {
         self.geometry.vae_scale as f64
@@ -237,9 +256,9 @@ impl<'a> Transformer<'a> {
             motion: self.motion.map(|motion| {
                 let cells =
                     root.pp("motion.linear").linear(&blocks(0, history, 1), true).to_kind(Kind::Float);
-                let clip = self.geometry.clip as i64;
-                let cells = self.cells(&cells, clip * motion.channels() as i64);
-                cells.unflatten(2, [clip, motion.channels() as i64].as_slice())
+                let sizes =
+                    [motion.moments(self.geometry.clip).len(), motion.channels()].map(|size| size as i64);
+                self.cells(&cells, sizes[0] * sizes[1]).unflatten(2, sizes.as_slice())
             }),
         }
     }

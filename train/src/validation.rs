@@ -34,8 +34,8 @@ struct Set {
     latents: Tensor,
     /// Real pictures that the prediction is for, (n, N, 3, H, W), in [-1, 1].
     truth: Tensor,
-    /// The last real picture before them, (n, 1, 3, H, W).
-    last: Tensor,
+    /// The real pictures before them, (n, C, 3, H, W).
+    seen: Tensor,
     last_frame_db: f64,
 }
 
@@ -112,15 +112,15 @@ impl Set {
         };
         let past = Past { latents: latents.narrow(1, 0, history), costs: model.motion.as_ref().map(volumes) };
         let truth = frames.narrow(1, history, clip);
-        let last = frames.narrow(1, history - 1, 1);
-        let last_frame_db = mean_psnr_db(&(&truth - &last));
+        let seen = frames.narrow(1, 0, history);
+        let last_frame_db = mean_psnr_db(&(&truth - seen.narrow(1, history - 1, 1)));
         Self {
             what: origin.what.clone(),
             weight: origin.weight,
             past,
             latents: latents.narrow(1, history, clip),
             truth,
-            last,
+            seen,
             last_frame_db,
         }
     }
@@ -128,11 +128,11 @@ impl Set {
     fn score(&self, seed: u64, model: &AtWork<'_>) -> Score {
         tch::no_grad(|| {
             let noise = sampler::noise(seed, u64::MAX, self.latents.numel());
-            let noise = Tensor::from_slice(&noise).reshape(self.latents.size()).to_device(self.last.device());
+            let noise = Tensor::from_slice(&noise).reshape(self.latents.size()).to_device(self.seen.device());
             let estimate = model.estimate(&self.past, &noise, 0.0);
-            let shown = model.pictures(&estimate, &self.last).shown.clamp(-1.0, 1.0);
+            let shown = model.pictures(&estimate, &self.seen).shown.clamp(-1.0, 1.0);
             let rebuilt = model.vae.decode(&self.latents.flatten(0, 1)).reshape(self.truth.size());
-            let area = moving(&self.truth, &self.last);
+            let area = moving(&self.truth, &self.seen.narrow(1, self.seen.size()[1] - 1, 1));
             let energy = |pictures| gradient_energy(pictures, &area).sum(Kind::Double).double_value(&[]);
             let (drawn, real) = (energy(&shown), energy(&self.truth));
             Score {

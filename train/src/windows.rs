@@ -1,7 +1,7 @@
 //! Windows of pictures: what the runs learn from that train predictor and decoder together.
 
 use anyhow::Result;
-use nextclip_core::{Geometry, sampler};
+use nextclip_core::{Geometry, Motion, sampler};
 use nextclip_scenes::Trace;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -92,12 +92,17 @@ pub(crate) struct Start {
     latents: Tensor,
     /// What is remembered, slightly noised.
     pub(crate) past: Past,
-    /// The last picture of it, (1, 1, 3, H, W).
-    pub(crate) last: Tensor,
+    /// The pictures up to the last of it, (1, F, 3, H, W).
+    pub(crate) seen: Tensor,
     clip: i64,
 }
 
 impl Start {
+    /// The last picture that is remembered, (1, 1, 3, H, W).
+    pub(crate) fn last(&self) -> Tensor {
+        self.seen.narrow(1, self.seen.size()[1] - 1, 1)
+    }
+
     /// The pictures that came, (N, 3, H, W).
     pub(crate) fn truth(&self) -> Tensor {
         self.frames.narrow(0, self.frames.size()[0] - self.clip, self.clip)
@@ -144,21 +149,21 @@ impl<'a> Window<'a> {
         let frames = footage::normalised(&self.pictures);
         let count = frames.size()[0];
         let all = tch::no_grad(|| model.see(&frames));
-        let seen = count - if self.onward { 2 * clip } else { clip };
+        let known = count - if self.onward { 2 * clip } else { clip };
 
-        let mut past = all.narrow(0, seen);
-        let mut last = frames.narrow(0, seen - 1, 1).unsqueeze(0);
+        let mut past = all.narrow(0, known);
+        let mut seen = frames.narrow(0, 0, known).unsqueeze(0);
         if self.onward {
-            let noise = self.noise(&all.latents.narrow(1, seen, clip), Noise::Onward);
-            (past, last) = tch::no_grad(|| model.continued(&past, &last, &noise));
-            past = past.narrow((seen + clip - most).max(0), (seen + clip).min(most));
+            let noise = self.noise(&all.latents.narrow(1, known, clip), Noise::Onward);
+            (past, seen) = tch::no_grad(|| model.continued(&past, &seen, &noise));
+            past = past.narrow((known + clip - most).max(0), (known + clip).min(most));
         }
         let history = past.latents.size()[1];
         let t_in: Vec<f32> =
             (0..history).map(|_| self.rng.random_range(HISTORY_T_MIN..=1.0) as f32).collect();
         let t_in = Tensor::from_slice(&t_in).unsqueeze(0).to_device(frames.device());
         past.latents = noised(&past.latents, &self.noise(&past.latents, Noise::History), &t_in);
-        Start { frames, latents: all.latents, past, last, clip }
+        Start { frames, latents: all.latents, past, seen, clip }
     }
 
     /// Distance of where things go and of where pixels come from, as the model says, from where they truly do, in
@@ -168,8 +173,10 @@ impl<'a> Window<'a> {
         let sources = sources.map(|(sources, truth)| source_error(sources, &truth));
         let motion = model.transformer.motion().zip(estimate.motion.as_ref());
         let motion = motion.and_then(|(sizes, motion)| {
-            let truth = self.displacements(motion.size()[1] as usize, motion.size()[2] as usize)?;
-            Some(motion_error(&sizes, motion, &truth, model.transformer.pixels_per_cell()))
+            let clip = pictures.shown.size()[1] as usize;
+            let truth = self.displacements(motion.size()[1] as usize, clip, &sizes)?;
+            let (response, scale) = (model.transformer.response(), model.transformer.pixels_per_cell());
+            Some(motion_error(&sizes, motion, &truth, response, scale))
         });
         let none = Tensor::zeros([], (Kind::Float, self.pictures.device()));
         sources.into_iter().chain(motion).fold(none, |sum, error| sum + error)
@@ -183,12 +190,13 @@ impl<'a> Window<'a> {
         Some(self.turned(footage::sources(past[past.len() - 1], future)).unsqueeze(0))
     }
 
-    /// Where points of the last `history` frames before the last `clip` are in the N frames after each, (1, H, N, 2, rows,
+    /// Where points of the last `history` frames before the last `clip` are at the moments of each, (1, H, M, 2, rows,
     /// columns), where that is known.
-    fn displacements(&self, history: usize, clip: usize) -> Option<Tensor> {
+    fn displacements(&self, history: usize, clip: usize, sizes: &Motion) -> Option<Tensor> {
         let traces = self.traces.as_ref()?;
-        let seen = &traces[traces.len() - clip - history..];
-        Some(self.turned(footage::ways(seen, history, clip)).unsqueeze(0))
+        let first = traces.len() - clip - history;
+        let ways = footage::ways(traces, first..first + history, &sizes.moments(clip));
+        Some(self.turned(ways).unsqueeze(0))
     }
 
     /// Displacements (.., 2, rows, columns) of the film as displacements of these pictures.

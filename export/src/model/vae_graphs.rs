@@ -5,7 +5,7 @@ use nextclip_core::manifest::{CacheShape, Dtype, TensorSpec};
 use nextclip_core::{Geometry, Motion};
 use nextclip_predictor::{DECODE, ENCODE, GraphSpecs};
 
-use super::motion::{MotionLayers, cost_volume};
+use super::motion::{MotionLayers, Shown, cost_volume};
 use super::vae::{Attention, Level, MidBlock, Resnet, Vae};
 use crate::onnx::{Graph, GraphBuilder, GroupNorm, Precision, Value};
 
@@ -80,7 +80,10 @@ pub fn decode(
             let samples = match motion {
                 Some(layers) => {
                     let motion = g.input(&specs.inputs[3]);
-                    let x = layers.composite(&mut g, &x, [&last_frames, &gate, &motion], geometry);
+                    let earlier =
+                        (layers.sizes.earlier > 0).then(|| [4, 5].map(|index| g.input(&specs.inputs[index])));
+                    let shown = Shown { last_frames, gate, motion, earlier };
+                    let x = layers.composite(&mut g, &x, &shown, geometry);
                     to_samples(&mut g, &x)
                 }
                 None => {
@@ -147,11 +150,13 @@ fn from_pixels(g: &mut GraphBuilder, frames: &Value, pixels: Pixels) -> Value {
     }
 }
 
-/// Frames u8 (B, H, W, 3) -> (B, 3, H, W) from -1 to 1.
+/// Frames u8 (.., H, W, 3) -> (.., 3, H, W) from -1 to 1.
 pub(super) fn from_bytes(g: &mut GraphBuilder, frames: &Value) -> Value {
     // Cast first: TensorRT has bytes at the border of a graph only.
     let samples = g.cast(frames, Dtype::F32);
-    let samples = g.transpose(&samples, &[0, 3, 1, 2]);
+    let first = frames.rank() - 3;
+    let order: Vec<usize> = (0..first).chain([first + 2, first, first + 1]).collect();
+    let samples = g.transpose(&samples, &order);
     let (half, one) = (g.scalar(127.5), g.scalar(1.0));
     let scaled = g.div(&samples, &half);
     g.sub(&scaled, &one)

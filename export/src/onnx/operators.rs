@@ -157,6 +157,19 @@ impl GraphBuilder {
         })
     }
 
+    /// Means of (B, c, H, W) over cells of `side` x `side` pixels and `margin` pixels around them, within the picture:
+    /// (B, c, H / side, W / side).
+    pub fn window_mean(&mut self, x: &Value, side: usize, margin: usize) -> Value {
+        let shape = [x.shape[0], x.shape[1], x.shape[2] / side, x.shape[3] / side];
+        let attributes = vec![
+            ints("kernel_shape", vec![(side + 2 * margin) as i64; 2]),
+            ints("strides", vec![side as i64; 2]),
+            ints("pads", vec![margin as i64; 4]),
+            int("count_include_pad", 0),
+        ];
+        self.node("AveragePool", &[x], attributes, &shape, x.dtype)
+    }
+
     /// Softmax over the last axis.
     pub fn softmax(&mut self, x: &Value) -> Value {
         self.node("Softmax", &[x], vec![int("axis", -1)], &x.shape, x.dtype)

@@ -93,7 +93,14 @@ fn motion(tensors: &mut Vec<Tensor>, sizes: Motion, [d, patch, clip]: [usize; 3]
     for (layer, shape) in stem.into_iter().enumerate() {
         conv(tensors, &format!("motion.stem.{layer}"), shape);
     }
-    pair(tensors, "motion.linear", &[patch * patch * clip * sizes.channels(), d]);
+    let moments = sizes.moments(clip).len();
+    pair(tensors, "motion.linear", &[patch * patch * moments * sizes.channels(), d]);
+    if sizes.earlier > 0 {
+        tensors.push(Tensor {
+            name: "motion.response".into(),
+            shape: vec![moments, sizes.followed_frames().len()],
+        });
+    }
     let blend = [
         [BLEND_CHANNELS, sizes.blend_inputs(), 3],
         [BLEND_CHANNELS, BLEND_CHANNELS, 3],

@@ -81,9 +81,17 @@ pub(super) fn predict(
     let mut predicted = run.graph(DENOISE, inputs)?.unwrap_or_default();
     let Held::F32(clip) = take(&mut predicted, "z_next")? else { return Err(VerifyError::Lost("z_next")) };
 
+    // No frame was seen before the first.
+    let earlier = manifest.motion.map_or(0, |motion| motion.earlier);
+    let earlier = (earlier > 0).then(|| {
+        let frames = vec![cache.batch, earlier, geometry.height, geometry.width, 3];
+        let known = ArrayD::zeros(vec![cache.batch, earlier]);
+        [("earlier_frames", Held::U8(ArrayD::zeros(frames))), ("known", Held::F32(known))]
+    });
     let shown =
         [("latents", Held::F32(clip.clone())), ("last_frames", Held::U8(grey)), ("gate", scalar(1.0))];
-    run.graph(DECODE, shown.into_iter().chain(motion.map(|motion| ("motion", motion))))?;
+    let motion = motion.map(|motion| ("motion", motion));
+    run.graph(DECODE, shown.into_iter().chain(motion).chain(earlier.into_iter().flatten()))?;
     Ok((clip, run.pieces))
 }
 

@@ -36,6 +36,38 @@
 //! ```
 //! `decoded` is the decoder's picture, clipped to -1 to 1; densities are clipped to -10 to 10.
 //!
+//! # Earlier pictures
+//! A model with `earlier` > 0 has the pictures of [`Motion::EARLIER`] frames before the last one at hand, too: e_1, e_2, ..
+//! frames back. They serve twice.
+//!
+//! **Following.** The network knows how fast a thing moves to about a tenth of its speed; two pictures say it to a tenth
+//! of a pixel. So such a model also says where each cell was in the first F = [`Motion::FOLLOWED`] of them: its M moments are
+//! the N frames to come, then those e_i frames back, each with the channels of above, of which a moment past has no use for
+//! the features. The places past are then looked up in the pictures, one after another, and what they were wrong by moves all of the
+//! cell's moments. With `smooth` the mean over 3 x 3 pixels within the picture, g = (g_x, g_y) the central
+//! differences of smooth(last), the border repeated, and p = s d_i(q) at every pixel of cell q, for i = 1 .. F:
+//! ```text
+//! r(x, y)   = smooth(last)(x, y) - smooth(earlier_i)(x + p_x, y + p_y), bilinear, the border repeated
+//! trust     = 1 / (1 + mean over RGB of r^2 / FOLLOW_LEVEL)
+//! A, b      = mean over RGB of g g^T and of g r, their mean with weights `trust` over the cell and s / 2 pixels around it,
+//!             within the picture
+//! step(q)   = (A + FOLLOW_FLOOR I)^-1 b, each within -FOLLOW_LIMIT to FOLLOW_LIMIT, in pixels
+//! delta(q)  = the sum of FOLLOW_STEPS such steps, each with the places p moved by those before it
+//! d_j(q)   += response_ji known_i sigmoid(weight_i(q)) delta(q) / s, for all moments j
+//! ```
+//! Such a step is one of Lucas and Kanade's method (1981) with the weights of a robust one. `response` is the tensor
+//! `motion.response`, (M, F); a thing of steady speed has n / -e_i there for the moment n. `known_i` is 1 where that
+//! picture was seen, and 0 after a gap; there the last picture stands in for it.
+//!
+//! **Recalling.** What a thing uncovers was often seen before it came. So the earlier pictures are sources of the blend as
+//! well; and of every candidate the blend reads what they have at the places that the last frame's pixels are taken from:
+//! where that is the same, the pixel does not belong to what moves.
+//! ```text
+//! then_ki(x, y) = earlier_i(x + s u_x, y + s u_y), as moved_k
+//! x             = [.. as above, earlier_1 .. earlier_E, then_11 .. then_1E, then_21 ..]
+//! out           = .. as above + weights_(2 + K) earlier_1 + ..
+//! ```
+//!
 //! Moving the last frame's pixels is an old and strong way to sharp predictions (Finn et al. 2016, arXiv 1605.07157); that
 //! things say where they go, instead of places where from, is splatting (Niklaus and Liu 2020, arXiv 2003.05534). Weights by
 //! softmax keep every pixel a mean of real colours.
@@ -54,11 +86,19 @@ pub struct Motion {
     pub features: usize,
     /// How far a thing is looked for in the frame before, in steps of two pixels.
     pub reach: usize,
+    /// E: earlier pictures that things are followed and recalled in.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub earlier: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 impl Motion {
     /// What nextclip trains.
-    pub const DEFAULT: Self = Self { candidates: 2, features: 4, reach: 7 };
+    pub const DEFAULT: Self = Self { candidates: 2, features: 4, reach: 7, earlier: 3 };
     /// Convolutions of the blend, and of the stem.
     pub const LAYERS: usize = 3;
     /// How far from a place something may land and still be taken for it, in cells.
@@ -67,6 +107,18 @@ impl Motion {
     pub const COST_FLOOR: f32 = 1e-3;
     /// Densities are clipped to this.
     pub const DENSITY_LIMIT: f32 = 10.0;
+    /// How many frames before the last one the earlier pictures are, of a model that has them all.
+    pub const EARLIER: [usize; 3] = [1, 3, 6];
+    /// How many of them, the latest, things are followed in, at the most.
+    pub const FOLLOWED: usize = 2;
+    /// Mean squared difference, on the scale of -1 to 1, at which pixels are trusted half in following.
+    pub const FOLLOW_LEVEL: f32 = 1e-3;
+    /// Mean squared slope, on that scale and of a pixel, below which a direction says nothing.
+    pub const FOLLOW_FLOOR: f32 = 1e-6;
+    /// How often a place is looked up in a picture, each time from where it was found before.
+    pub const FOLLOW_STEPS: usize = 2;
+    /// The most that a place is corrected by at once, in pixels.
+    pub const FOLLOW_LIMIT: f32 = 2.0;
 
     /// Values of a cell and a predicted frame.
     pub fn channels(&self) -> usize {
@@ -78,29 +130,48 @@ impl Motion {
         3 + self.features
     }
 
+    /// How many frames before the last one each of the earlier pictures is.
+    pub fn earlier_frames(&self) -> &'static [usize] {
+        &Self::EARLIER[..self.earlier.min(Self::EARLIER.len())]
+    }
+
+    /// Those of them that things are followed in.
+    pub fn followed_frames(&self) -> &'static [usize] {
+        &Self::EARLIER[..self.earlier.min(Self::FOLLOWED)]
+    }
+
+    /// M: moments that a cell's whereabouts are said of, in frames from its own: `clip` to come, then those past.
+    pub fn moments(&self, clip: usize) -> Vec<isize> {
+        let past = self.followed_frames().iter().map(|&frames| -(frames as isize));
+        (1..=clip as isize).chain(past).collect()
+    }
+
     /// Displacements of a cost volume.
     pub fn costs(&self) -> usize {
         (2 * self.reach + 1).pow(2)
     }
 
-    /// Pictures that are blended: decoded, last and the moved ones.
+    /// Pictures that are blended: decoded, last, the moved ones and the earlier ones.
     pub fn sources(&self) -> usize {
-        2 + self.candidates
+        2 + self.candidates + self.earlier
     }
 
-    /// Channels that the blend reads: the sources, densities and features.
+    /// Channels that the blend reads: the sources, densities and features, and what was earlier where pixels come from.
     pub fn blend_inputs(&self) -> usize {
-        3 * self.sources() + self.candidates * (1 + self.features)
+        3 * (self.sources() + self.candidates * self.earlier) + self.candidates * (1 + self.features)
     }
 
     /// What makes these sizes impossible, in words.
     pub fn fault(&self) -> Option<String> {
-        let Self { candidates, features, reach } = *self;
+        let Self { candidates, features, reach, earlier } = *self;
         if !(1..=8).contains(&candidates) {
             return Some(format!("motion: {candidates} candidates, must be 1 to 8"));
         }
         if features > 64 {
             return Some(format!("motion: {features} features, must be 0 to 64"));
+        }
+        if earlier > Self::EARLIER.len() {
+            return Some(format!("motion: {earlier} earlier pictures, must be 0 to {}", Self::EARLIER.len()));
         }
         (!(1..=16).contains(&reach)).then(|| format!("motion: a reach of {reach}, must be 1 to 16"))
     }
@@ -119,9 +190,16 @@ mod tests {
 
     #[test]
     fn sizes_follow_from_candidates_and_features() {
-        let motion = Motion { candidates: 3, features: 2, reach: 4 };
+        let motion = Motion { candidates: 3, features: 2, reach: 4, earlier: 0 };
         assert_eq!((motion.channels(), motion.sources(), motion.blend_inputs()), (15, 5, 24));
-        assert_eq!(motion.costs(), 81);
+        assert_eq!((motion.costs(), motion.moments(2)), (81, vec![1, 2]));
+        let followed = Motion { earlier: 2, ..motion };
+        assert_eq!((followed.sources(), followed.blend_inputs()), (7, 48));
+        assert_eq!(followed.moments(2), [1, 2, -1, -3]);
+        assert_eq!((Motion { earlier: 3, ..motion }).moments(2), [1, 2, -1, -3]);
+        assert_eq!((Motion { earlier: 1, ..motion }).moments(2), [1, 2, -1]);
+        let fault = Motion { earlier: 4, ..motion }.fault();
+        assert_eq!(fault.as_deref(), Some("motion: 4 earlier pictures, must be 0 to 3"));
         assert_eq!(motion.fault(), None);
         let fault = Motion { candidates: 0, ..motion }.fault();
         assert_eq!(fault.as_deref(), Some("motion: 0 candidates, must be 1 to 8"));

@@ -43,7 +43,7 @@ impl GraphSpecs {
     /// `latents` f32 (B, c, h, w), the cache, `slot_positions` i64 (B, C) with -1 for an empty slot,
     /// `position` i64 (B), the frame's own -> `new_keys`, `new_values` (layers, B, n_kv, L, d_head), of the cache's
     /// element type. With motion also `costs` f32 (B, costs, h, w), zeros where there was no frame before -> `motion`
-    /// f32 (B, N, m, h, w).
+    /// f32 (B, M, m, h, w).
     pub fn remember(geometry: &Geometry, cache: &CacheShape, motion: Option<Motion>) -> Self {
         let mut inputs = vec![spec("latents", Dtype::F32, &with_batch(cache, latent(geometry)))];
         inputs.extend(history(geometry, cache));
@@ -70,8 +70,9 @@ impl GraphSpecs {
     }
 
     /// `latents` f32 (B, N, c, h, w), `last_frames` u8 (B, H, W, 3), the newest real frames, `gate` f32 (1), 1 to make
-    /// pictures with their help, 0 of latents alone, and with motion theirs, `motion` f32 (B, N, m, h, w)
-    /// -> `frames` u8 (B, N, H, W, 3).
+    /// pictures with their help, 0 of latents alone, and with motion theirs, `motion` f32 (B, M, m, h, w); where things are
+    /// followed, also `earlier_frames` u8 (B, E, H, W, 3), the latest first, and `known` f32 (B, E), 1 for those that were
+    /// seen and 0 for those that were not, in whose place the newest stand -> `frames` u8 (B, N, H, W, 3).
     pub fn decode(geometry: &Geometry, cache: &CacheShape, motion: Option<Motion>) -> Self {
         let frames = [cache.batch, geometry.clip, geometry.height, geometry.width, 3];
         let mut inputs = vec![
@@ -80,6 +81,11 @@ impl GraphSpecs {
             spec("gate", Dtype::F32, &[1]),
         ];
         inputs.extend(motion.map(|motion| moving(geometry, cache, motion)));
+        if let Some(Motion { earlier: earlier @ 1.., .. }) = motion {
+            let frames = [cache.batch, earlier, geometry.height, geometry.width, 3];
+            inputs.push(spec("earlier_frames", Dtype::U8, &frames));
+            inputs.push(spec("known", Dtype::F32, &[cache.batch, earlier]));
+        }
         Self { inputs, outputs: vec![spec("frames", Dtype::U8, &frames)] }
     }
 
@@ -143,10 +149,10 @@ fn costs(geometry: &Geometry, cache: &CacheShape, motion: Motion) -> TensorSpec 
     spec("costs", Dtype::F32, &[cache.batch, motion.costs(), h, w])
 }
 
-/// Where a frame's cells go in the N frames after it: (B, N, m, h, w).
+/// Where a frame's cells are at each moment: (B, M, m, h, w).
 fn moving(geometry: &Geometry, cache: &CacheShape, motion: Motion) -> TensorSpec {
     let (h, w) = (geometry.latent_height(), geometry.latent_width());
-    spec("motion", Dtype::F32, &[cache.batch, geometry.clip, motion.channels(), h, w])
+    spec("motion", Dtype::F32, &[cache.batch, motion.moments(geometry.clip).len(), motion.channels(), h, w])
 }
 
 fn with_batch(cache: &CacheShape, shape: Vec<usize>) -> Vec<usize> {
@@ -202,7 +208,7 @@ mod tests {
 
     #[test]
     fn costs_go_from_encode_to_remember_and_motion_to_decode() {
-        let sizes = Some(Motion { candidates: 2, features: 4, reach: 7 });
+        let sizes = Some(Motion { candidates: 2, features: 4, reach: 7, earlier: 3 });
         let encode = GraphSpecs::encode(&GEOMETRY, &CACHE, sizes);
         let remember = GraphSpecs::remember(&GEOMETRY, &CACHE, sizes);
         let decode = GraphSpecs::decode(&GEOMETRY, &CACHE, sizes);
@@ -210,7 +216,9 @@ mod tests {
         assert_eq!(encode.outputs[1], remember.inputs[5]);
         assert_eq!(remember.inputs[5].to_string(), "costs f32[1, 225, 22, 40]");
         assert_eq!(remember.outputs[2], decode.inputs[3]);
-        assert_eq!(decode.inputs[3].to_string(), "motion f32[1, 24, 14, 22, 40]");
+        assert_eq!(decode.inputs[3].to_string(), "motion f32[1, 26, 14, 22, 40]");
+        assert_eq!(decode.inputs[4].to_string(), "earlier_frames u8[1, 3, 176, 320, 3]");
+        assert_eq!(decode.inputs[5].to_string(), "known f32[1, 3]");
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod library;
 mod predictor;
 mod processor;
 mod provider;
+mod recent;
 
 pub use bundle::open as verified_manifest;
 pub use cache::CacheNumber;

@@ -16,6 +16,7 @@ use crate::contract::{DECODE, DENOISE, ENCODE, REMEMBER};
 use crate::error::Error;
 use crate::graph::{GraphSession, Input, Probe};
 use crate::provider::{Execution, GpuSettings, Provider};
+use crate::recent::Recent;
 
 /// How to run a bundle; `None` takes what the bundle's manifest says, or every core.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,19 +43,12 @@ pub struct Predictor {
     /// Scale for the denoise graph, where it has both branches.
     guidance: Option<f32>,
     cache: Cache,
-    newest: Option<Newest>,
+    /// The newest frames seen: pictures of the future are made of them.
+    recent: Option<Recent>,
     encode: Option<GraphSession>,
     remember: GraphSession,
     denoise: GraphSession,
     decode: Option<GraphSession>,
-}
-
-/// The newest frame seen: pictures of the future are made of it.
-#[derive(Debug)]
-struct Newest {
-    frame: Picture,
-    /// Where its cells go, (1, N, m, h, w), of a model with motion.
-    motion: Option<Array5<f32>>,
 }
 
 /// A frame as the `encode` graph reads it after the one before.
@@ -84,7 +78,7 @@ impl Predictor {
             denoise: open(DENOISE, &graphs.denoise)?,
             decode: graphs.decode.as_ref().map(|graph| open(DECODE, graph)).transpose()?,
             cache: Cache::new(&manifest.geometry, &manifest.cache),
-            newest: None,
+            recent: None,
             provider,
             grid,
             guidance,
@@ -118,10 +112,10 @@ impl Predictor {
         self.cache.history()
     }
 
-    /// Where the cells of the newest frame that [`Self::see`] was given go in the N frames after it, (N, m, h, w), of a model
-    /// with motion.
+    /// Where the cells of the newest frame that [`Self::see`] was given are at each moment, (M, m, h, w), of a model with
+    /// motion.
     pub fn motion(&self) -> Option<ArrayView4<'_, f32>> {
-        let motion = self.newest.as_ref()?.motion.as_ref()?;
+        let motion = self.recent.as_ref()?.motion.as_ref()?;
         Some(motion.index_axis(Axis(0), 0))
     }
 
@@ -148,9 +142,9 @@ impl Predictor {
 
     /// The frame as it is remembered after the newest one that [`Self::see`] was given: the first half of `see`.
     pub fn encode_next(&mut self, frame: &Picture) -> Result<Encoded, Error> {
-        let newest = self.newest.take();
-        let encoded = self.encode_after(frame, newest.as_ref().map(|newest| &newest.frame));
-        self.newest = newest;
+        let recent = self.recent.take();
+        let encoded = self.encode_after(frame, recent.as_ref().map(Recent::newest));
+        self.recent = recent;
         encoded
     }
 
@@ -184,7 +178,7 @@ impl Predictor {
         let costs = self.costs_shape().map(Array3::zeros);
         self.keep(latent, costs.as_ref().map(|costs| costs.view()))?;
         if self.manifest.motion.is_some() {
-            self.newest = None;
+            self.recent = None;
         }
         Ok(())
     }
@@ -194,13 +188,15 @@ impl Predictor {
         let geometry = &self.manifest.geometry;
         check("frame", frame.shape(), &[geometry.height, geometry.width, 3])?;
         let motion = self.keep(encoded.latent.view(), encoded.costs.as_ref().map(|costs| costs.view()))?;
-        match &mut self.newest {
-            Some(newest) => {
-                newest.frame.assign(frame);
-                newest.motion = motion;
+        let sizes = self.manifest.motion;
+        let recent = match &mut self.recent {
+            Some(recent) => {
+                recent.push(frame);
+                recent
             }
-            none => *none = Some(Newest { frame: frame.clone(), motion }),
-        }
+            none => none.insert(Recent::new(frame.clone(), sizes)),
+        };
+        recent.motion = motion;
         Ok(())
     }
 
@@ -230,7 +226,7 @@ impl Predictor {
     /// Forgets every frame, as after a gap in the stream.
     pub fn forget(&mut self) {
         self.cache.clear();
-        self.newest = None;
+        self.recent = None;
     }
 
     /// One Euler step from `t` to `t_next` for a clip (N, c, h, w) that follows the remembered frames.
@@ -273,19 +269,17 @@ impl Predictor {
 
     /// The pictures of a clip (N, c, h, w), as the autoencoder gives them.
     pub fn decode(&mut self, latents: &Latents) -> Result<Vec<Picture>, Error> {
-        let geometry = &self.manifest.geometry;
-        let frame = Picture::zeros((geometry.height, geometry.width, 3));
-        let motion = self.motion_shape().map(Array5::zeros);
-        self.pictures(latents, &Newest { frame, motion }, 0.0)
+        let nothing = Recent::nothing(&self.manifest.geometry, self.manifest.motion);
+        self.pictures(latents, &nothing, 0.0)
     }
 
-    /// The pictures of a predicted clip (N, c, h, w), made of the newest frame that [`Self::see`] was given: a model with
-    /// motion moves it; of one without, what is not predicted to change stays as it was. Without such a frame, the same
+    /// The pictures of a predicted clip (N, c, h, w), made of the newest frames that [`Self::see`] was given: a model with
+    /// motion moves the last one; of one without, what is not predicted to change stays as it was. Without such a frame, the same
     /// as [`Self::decode`].
     pub fn render(&mut self, latents: &Latents) -> Result<Vec<Picture>, Error> {
-        let Some(newest) = self.newest.take() else { return self.decode(latents) };
-        let pictures = self.pictures(latents, &newest, 1.0);
-        self.newest = Some(newest);
+        let Some(recent) = self.recent.take() else { return self.decode(latents) };
+        let pictures = self.pictures(latents, &recent, 1.0);
+        self.recent = Some(recent);
         pictures
     }
 
@@ -302,16 +296,16 @@ impl Predictor {
         pictures.iter().try_for_each(|picture| self.see(picture).map(drop))
     }
 
-    fn pictures(&mut self, latents: &Latents, newest: &Newest, gate: f32) -> Result<Vec<Picture>, Error> {
+    fn pictures(&mut self, latents: &Latents, recent: &Recent, gate: f32) -> Result<Vec<Picture>, Error> {
         self.check_clip(latents)?;
         let graph = self.decode.as_mut().ok_or(Error::NoVae(DECODE))?;
-        let (latents, last, gate) = (latents.as_standard_layout(), newest.frame.as_standard_layout(), [gate]);
+        let (latents, last, gate) = (latents.as_standard_layout(), recent.last_frame(), [gate]);
         let mut inputs = vec![
             ("latents", Input::F32(latents.view().insert_axis(Axis(0)).into_dyn())),
             ("last_frames", picture(&last)),
             ("gate", Input::F32(ArrayView1::from(&gate).into_dyn())),
         ];
-        inputs.extend(newest.motion.as_ref().map(|motion| ("motion", Input::F32(motion.view().into_dyn()))));
+        inputs.extend(recent.inputs());
         graph.run(&inputs, ["frames"], |[frames]| {
             Ok(first::<_, Ix4>(frames)?.outer_iter().map(|frame| frame.to_owned()).collect())
         })
@@ -321,12 +315,6 @@ impl Predictor {
     fn costs_shape(&self) -> Option<[usize; 3]> {
         let [_, _, rows, columns] = self.clip_shape();
         self.manifest.motion.map(|motion| [motion.costs(), rows, columns])
-    }
-
-    /// (1, N, m, h, w), of a model with motion.
-    fn motion_shape(&self) -> Option<[usize; 5]> {
-        let [frames, _, rows, columns] = self.clip_shape();
-        self.manifest.motion.map(|motion| [1, frames, motion.channels(), rows, columns])
     }
 
     fn clip_shape(&self) -> [usize; 4] {

@@ -3,6 +3,7 @@
 use nextclip_core::manifest::Dtype;
 use nextclip_core::{Geometry, Motion};
 
+use super::following::Recent;
 use super::{LANDING, MotionLayers, first_conv};
 use crate::model::vae_graphs::from_bytes;
 use crate::onnx::{GraphBuilder, Value};
@@ -10,6 +11,18 @@ use crate::onnx::{GraphBuilder, Value};
 /// An affinity so far below the greatest counts nothing, 4e-31 of it. Without a floor, exponentials of far cells are
 /// subnormal numbers, with which everything takes many times as long.
 const NOTHING: f32 = 70.0;
+
+/// What pictures are made of beside the decoded ones.
+pub(in crate::model) struct Shown {
+    /// The newest real frames, u8 (B, H, W, 3).
+    pub(in crate::model) last_frames: Value,
+    /// Where it is 0, pictures are the decoded ones.
+    pub(in crate::model) gate: Value,
+    /// Where the last frames' cells are at each moment, (B, M, m, h, w).
+    pub(in crate::model) motion: Value,
+    /// Earlier frames, u8 (B, E, H, W, 3), and which of them were seen, f32 (B, E).
+    pub(in crate::model) earlier: Option<[Value; 2]>,
+}
 
 /// What lands on the cells of predicted frames.
 struct Landed {
@@ -20,28 +33,34 @@ struct Landed {
 }
 
 impl MotionLayers {
-    /// Pictures made of `decoded` (B * N, 3, H, W), in single precision, and of the last frames u8 (B, H, W, 3), moved
-    /// by `motion` (B, N, m, h, w): (B * N, 3, H, W) from -1 to 1. Where `gate` is 0, they are the decoded ones.
+    /// Pictures made of `decoded` (B * N, 3, H, W), in single precision, and of the last frames, moved: (B * N, 3, H, W) from
+    /// -1 to 1.
     pub(in crate::model) fn composite(
         &self,
         g: &mut GraphBuilder,
         decoded: &Value,
-        [last_frames, gate, motion]: [&Value; 3],
+        shown: &Shown,
         geometry: &Geometry,
     ) -> Value {
         let [pictures, _, rows, columns] = [0, 1, 2, 3].map(|axis| decoded.size(axis));
-        let batch = last_frames.size(0);
         let decoded = g.clip(decoded, -1.0, 1.0);
-        let last = from_bytes(g, last_frames); // (B, 3, H, W)
-        let landed = g.within(LANDING, |g| self.landed(g, motion, geometry));
-        let moved = self.moved(g, &last, &landed.from, geometry); // (B * N, 3 * K, H, W)
-
-        let last = g.reshape(&last, &[batch, 1, 3, rows, columns]);
-        let last = g.expand(&last, &[batch, geometry.clip, 3, rows, columns]);
-        let last = g.reshape(&last, decoded.shape());
+        let recent = shown.recent(g);
+        let motion = self.follow(g, &shown.motion, &recent, geometry);
+        let landed = g.within(LANDING, |g| self.landed(g, &motion, geometry));
         let carried = g.within(LANDING, |g| g.enlarge_linear(&landed.carried, geometry.vae_scale));
-        let sources = g.concat(&[&decoded, &last, &moved], 1);
-        let logits = self.logits(g, &[&sources, &carried]); // (B * N, sources, H, W)
+        let [moved, then] = self.moved(g, &recent, &landed.from, geometry);
+        let last = repeated(g, &recent.last, geometry.clip);
+        let (sources, logits) = if recent.earlier.is_empty() {
+            let sources = g.concat(&[&decoded, &last, &moved], 1);
+            let logits = self.logits(g, &[&sources, &carried]);
+            (sources, logits)
+        } else {
+            let earlier: Vec<Value> =
+                recent.earlier.iter().map(|picture| repeated(g, picture, geometry.clip)).collect();
+            let earlier = g.concat(&earlier.iter().collect::<Vec<_>>(), 1);
+            let logits = self.logits(g, &[&decoded, &last, &moved, &carried, &earlier, &then]);
+            (g.concat(&[&decoded, &last, &moved, &earlier], 1), logits)
+        };
 
         // Shares of exponentials, the greatest of which is 1: a Softmax across planes would be slower than all this.
         let greatest = g.largest(&logits, 1);
@@ -56,7 +75,7 @@ impl MotionLayers {
         let blended = g.reshape(&blended, decoded.shape());
         let blended = g.div(&blended, &whole);
         let change = g.sub(&blended, &decoded);
-        let change = g.mul(&change, gate);
+        let change = g.mul(&change, &shown.gate);
         g.add(&decoded, &change)
     }
 
@@ -126,10 +145,11 @@ impl MotionLayers {
         }
     }
 
-    /// The last frames (B, 3, H, W) moved by each candidate of each picture: (B * N, 3 * K, H, W). A camera's places of
-    /// all its pictures lie under one another, so that its frame is read where it is, not copied for each of them.
-    fn moved(&self, g: &mut GraphBuilder, last: &Value, from: &Value, geometry: &Geometry) -> Value {
-        let [batch, rows, columns] = [0, 2, 3].map(|axis| last.size(axis));
+    /// The last frames moved by each candidate of each picture, (B * N, 3 * K, H, W), and what the earlier ones have where
+    /// these come from, (B * N, K * 3 * E, H, W). A camera's places of all its pictures lie under one another, so that its
+    /// frames are read where they are, not copied for each of them.
+    fn moved(&self, g: &mut GraphBuilder, recent: &Recent, from: &Value, geometry: &Geometry) -> [Value; 2] {
+        let [batch, rows, columns] = [0, 2, 3].map(|axis| recent.last.size(axis));
         let shifts = g.within(LANDING, |g| g.enlarge_linear(from, geometry.vae_scale));
         let pixels = g.table("places of pixels", &[2, rows, columns], pixels(rows, columns));
         let places = g.add(&shifts, &pixels);
@@ -137,10 +157,21 @@ impl MotionLayers {
         let candidates = self.sizes.candidates;
         let each = geometry.clip * candidates;
         let places = g.reshape(&places, &[batch, each * rows, columns, 2]);
-        let moved = g.sample(last, &places); // (B, 3, N * K * H, W)
-        let moved = g.reshape(&moved, &[batch, 3, each, rows, columns]);
+        let all: Vec<&Value> = std::iter::once(&recent.last).chain(&recent.earlier).collect();
+        let channels = 3 * all.len();
+        let all = if channels > 3 { g.concat(&all, 1) } else { recent.last.clone() };
+        let moved = g.sample(&all, &places); // (B, 3 (1 + E), N * K * H, W)
+        let moved = g.reshape(&moved, &[batch, channels, each, rows, columns]);
         let moved = g.transpose(&moved, &[0, 2, 1, 3, 4]);
-        g.reshape(&moved, &[batch * geometry.clip, 3 * candidates, rows, columns])
+        let mut of_candidates = |channels: std::ops::Range<usize>| {
+            let some = g.slice(&moved, 2, channels.clone());
+            g.reshape(&some, &[batch * geometry.clip, candidates * channels.len(), rows, columns])
+        };
+        if channels == 3 {
+            let moved = of_candidates(0..3);
+            return [moved.clone(), moved];
+        }
+        [of_candidates(0..3), of_candidates(3..channels)]
     }
 
     /// How much each source counts at a pixel, as logits (B * N, sources, H, W): from all that the blend reads, in parts.
@@ -155,6 +186,29 @@ impl MotionLayers {
     }
 }
 
+impl Shown {
+    fn recent(&self, g: &mut GraphBuilder) -> Recent {
+        let last = from_bytes(g, &self.last_frames);
+        let mut earlier = Vec::new();
+        if let Some([frames, _]) = &self.earlier {
+            let pictures = from_bytes(g, frames); // (B, E, 3, H, W)
+            for index in 0..pictures.size(1) {
+                let one = g.slice(&pictures, 1, index..index + 1);
+                earlier.push(g.reshape(&one, last.shape()));
+            }
+        }
+        Recent { last, earlier, known: self.earlier.as_ref().map(|[_, known]| known.clone()) }
+    }
+}
+
+/// Each of (B, 3, H, W) `count` times: (B * count, 3, H, W).
+fn repeated(g: &mut GraphBuilder, x: &Value, count: usize) -> Value {
+    let [batch, rows, columns] = [0, 2, 3].map(|axis| x.size(axis));
+    let each = g.reshape(x, &[batch, 1, 3, rows, columns]);
+    let all = g.expand(&each, &[batch, count, 3, rows, columns]);
+    g.reshape(&all, &[batch * count, 3, rows, columns])
+}
+
 /// Where cells are from the frame's middle, in cells: all x, then all y.
 fn places(rows: usize, columns: usize) -> Vec<f32> {
     let from_middle = |index: usize, count: usize| index as f32 - (count - 1) as f32 / 2.0;
@@ -165,7 +219,7 @@ fn places(rows: usize, columns: usize) -> Vec<f32> {
 
 /// Where the pixels of a picture are for the sampler, x and then y: (2, rows, columns). Their centres, from -1 at a
 /// picture's left and upper edge to 1 at the others.
-fn pixels(rows: usize, columns: usize) -> Vec<f32> {
+pub(super) fn pixels(rows: usize, columns: usize) -> Vec<f32> {
     let centre = |index: usize, size: usize| ((2 * index + 1) as f64 / size as f64 - 1.0) as f32;
     let x = (0..rows * columns).map(|pixel| centre(pixel % columns, columns));
     let y = (0..rows * columns).map(|pixel| centre(pixel / columns, rows));

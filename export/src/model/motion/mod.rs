@@ -2,14 +2,16 @@
 
 mod compositing;
 mod costs;
+mod following;
 
 use nextclip_core::manifest::Dtype;
 use nextclip_core::{Geometry, Motion};
 
 use super::embed::latents_of_patches;
-use crate::checkpoint::Scope;
+use crate::checkpoint::{Scope, Weight};
 use crate::onnx::{Conv, GraphBuilder, Linear, Value};
 
+pub(super) use compositing::Shown;
 pub(super) use costs::cost_volume;
 
 /// What numbers of channels should be multiples of.
@@ -29,8 +31,10 @@ pub struct MotionLayers {
     pub sizes: Motion,
     /// From a cost volume to what is added to a clean frame's patches: 3 x 3, 3 x 3, then p x p of stride p.
     pub stem: [Conv; Motion::LAYERS],
-    /// (p * p * N * m, d), on hidden states behind the decoder's norm.
+    /// (p * p * M * m, d), on hidden states behind the decoder's norm.
     pub linear: Linear,
+    /// (M, F): how corrections of where things were move where they are, where they are followed in earlier pictures.
+    pub response: Option<Weight>,
     /// 3 x 3 each: from pictures, densities and features to a logit for each picture.
     pub blend: [Conv; Motion::LAYERS],
 }
@@ -38,7 +42,10 @@ pub struct MotionLayers {
 impl MotionLayers {
     /// Takes every tensor below `motion`. `d` is the width of hidden states, `clip` the number of predicted frames.
     pub(super) fn load(motion: &Scope<'_>, sizes: Motion, [d, patch, clip]: [usize; 3]) -> Self {
-        let values = patch * patch * clip * sizes.channels();
+        let moments = sizes.moments(clip).len();
+        let values = patch * patch * moments * sizes.channels();
+        let response =
+            (sizes.earlier > 0).then(|| motion.tensor("response", &[moments, sizes.followed_frames().len()]));
         let linear = motion.at("linear");
         let stem = convolutions(&motion.at("stem"), [sizes.costs(), d], [3, 3, patch]);
         let blend = convolutions(&motion.at("blend"), [sizes.blend_inputs(), sizes.sources()], [3, 3, 3]);
@@ -49,6 +56,7 @@ impl MotionLayers {
                 weight: linear.tensor("weight", &[values, d]),
                 bias: Some(linear.tensor("bias", &[values])),
             },
+            response,
             blend,
         }
     }
@@ -65,15 +73,16 @@ impl MotionLayers {
         g.transpose(&x, &[0, 2, 1])
     }
 
-    /// Where the cells of frames go, of the hidden states of their patches (B, S, d) behind the norm: f32
-    /// (B, N, m, h, w).
+    /// Where the cells of frames are at each moment, of the hidden states of their patches (B, S, d) behind the norm: f32
+    /// (B, M, m, h, w).
     pub(super) fn of_hidden(&self, g: &mut GraphBuilder, hidden: &Value, geometry: &Geometry) -> Value {
-        let patches = g.linear(hidden, &self.linear); // (B, S, p * p * N * m)
+        let patches = g.linear(hidden, &self.linear); // (B, S, p * p * M * m)
         // Displacements are places: half precision would be too coarse for those of large frames.
         let patches = g.as_type(&patches, Dtype::F32);
-        let cells = latents_of_patches(g, &patches, geometry); // (B, N * m, h, w)
+        let cells = latents_of_patches(g, &patches, geometry); // (B, M * m, h, w)
         let [batch, rows, columns] = [0, 2, 3].map(|axis| cells.size(axis));
-        g.reshape(&cells, &[batch, geometry.clip, self.sizes.channels(), rows, columns])
+        let moments = self.sizes.moments(geometry.clip).len();
+        g.reshape(&cells, &[batch, moments, self.sizes.channels(), rows, columns])
     }
 }
 
