@@ -203,7 +203,7 @@ pub fn motion_error(
         let found = (off.clamp(-limit, limit) * trust).unsqueeze(2);
         let response = response.map(|all| all.select(1, index).reshape([1, 1, -1, 1, 1, 1, 1, 1, 1]));
         if let Some(response) = response {
-            places = places + found * response;
+            places = &places + found * response;
         }
         missed.push(off);
     }

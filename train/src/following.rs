@@ -59,7 +59,7 @@ pub fn follow(sizes: &Motion, motion: &Tensor, recent: &Recent, response: &Tenso
         let trust = values.select(1, moment).narrow(2, 2, 1).sigmoid();
         let moved =
             (delta * trust).unsqueeze(1) * response.select(1, index as i64).reshape([1, -1, 1, 1, 1, 1]);
-        places = places + moved / scale;
+        places = &places + moved / scale;
     }
     let rest = values.narrow(3, 2, 1 + sizes.features as i64);
     Tensor::cat(&[places, rest], 3).narrow(1, 0, clip).flatten(2, 3)

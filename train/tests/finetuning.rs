@@ -6,17 +6,19 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{GEOMETRY, MOTION, course, transformer_config, vae_config};
-use nextclip_core::Geometry;
 use nextclip_core::checkpoint::Trained;
+use nextclip_core::{Geometry, Motion, sampler};
 use nextclip_media::Mp4Writer;
 use nextclip_scenes::Split;
 use nextclip_train::fit::Course;
 use nextclip_train::footage::{Origin, What};
+use nextclip_train::model::Model;
 use nextclip_train::optim::Schedule;
 use nextclip_train::params::{Params, load_tensors};
+use nextclip_train::transformer::Sequence;
 use nextclip_train::windows::Windows;
 use nextclip_train::{checkpoint, finetune, transformer, vae};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 const FILM_FRAMES: usize = 90;
 
@@ -127,8 +129,10 @@ fn motion_is_added_to_a_checkpoint_without_and_kept_where_it_is() {
         assert!(!before[name].equal(&after[name]), "{name} does not learn");
     }
 
-    let low_rank =
-        finetune::Plan { checkpoint: added.out.clone(), ..short(plan(dir.path(), "low-rank", Some(2))) };
+    let low_rank = short(plan(dir.path(), "low-rank", Some(2)));
+    // As long as it takes: nobody asks here whether it got better.
+    let course = Course { patience: None, ..low_rank.course.clone() };
+    let low_rank = finetune::Plan { checkpoint: added.out.clone(), course, ..low_rank };
     finetune::run(&low_rank).unwrap();
     let after = tensors(&low_rank.out);
     assert!(!before["motion.linear.weight"].equal(&after["motion.linear.weight"]));
@@ -187,4 +191,49 @@ fn films_that_are_shorter_than_a_window_are_learned_from_and_validated_on() {
     };
     finetune::run(&plan).unwrap();
     assert!(plan.out.join("model.safetensors").exists());
+}
+
+/// Of the frames to come it says what it said; where things were is where they would be if they went the other way.
+#[test]
+fn a_model_that_gets_earlier_pictures_says_the_same_of_what_is_to_come() {
+    let had = Motion { earlier: 0, ..MOTION };
+    let of = |motion: Motion, seed: u64| {
+        let (config, vae, motion) = (transformer_config(), vae_config(), Some(motion));
+        let model = Model { config, vae, geometry: GEOMETRY, motion, device: Device::Cpu };
+        let params = Params::new(&model.specs(), seed, Kind::Float, Device::Cpu);
+        (model, params)
+    };
+    let ((old, old_params), (new, mut new_params)) = (of(had, 1), of(MOTION, 2));
+    let tensors = old_params.iter().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect();
+    let grown = new.grown(tensors, &new_params);
+    new_params.assign(&grown).unwrap();
+
+    let (rows, columns) = (GEOMETRY.latent_height() as i64, GEOMETRY.latent_width() as i64);
+    let noise = |frames: i64, channels: usize, stream: u64| {
+        let values = sampler::noise(3, stream, (frames * channels as i64 * rows * columns) as usize);
+        Tensor::from_slice(&values).reshape([1, frames, channels as i64, rows, columns])
+    };
+    let (history, clip) = (GEOMETRY.history as i64, GEOMETRY.clip as i64);
+    let channels = GEOMETRY.latent_channels;
+    let (noisy, clean) = (noise(clip, channels, 0), noise(history, channels, 1));
+    let costs = noise(history, MOTION.costs(), 2);
+    let motion = |model: &Model, params: &Params| {
+        let sequence = Sequence {
+            noisy: &noisy,
+            clean: &clean,
+            costs: Some(&costs),
+            t: &Tensor::zeros([1, clip], (Kind::Float, Device::Cpu)),
+            clip_sizes: &[GEOMETRY.history, GEOMETRY.clip],
+        };
+        let motion = model.transformer(params).unwrap().forward(&sequence).motion.unwrap();
+        motion.unflatten(3, [MOTION.candidates as i64, -1].as_slice()) // (1, H, M, K, 3 + F, h, w)
+    };
+    let (before, after) = (motion(&old, &old_params), motion(&new, &new_params));
+    let off = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+    assert!(off(&after.narrow(2, 0, clip), &before) < 1e-5);
+    let displacements = |motion: &Tensor, moment: i64| motion.select(2, moment).narrow(3, 0, 2);
+    // One frame back, and three, of which it said no more than two ahead.
+    for (past, ahead, scale) in [(clip, 0, -1.0), (clip + 1, 1, -1.5)] {
+        assert!(off(&displacements(&after, past), &(displacements(&before, ahead) * scale)) < 1e-5);
+    }
 }
