@@ -71,18 +71,19 @@ fn gradients_reach_every_tensor_of_motion() {
     let past = work.see(&frames);
     assert_eq!(past.costs.as_ref().unwrap().size(), [1, 3, 25, 4, 6]);
     let estimate = work.estimate(&past, &latents(1, 2, 5), 0.0);
-    assert_eq!(estimate.motion.as_ref().unwrap().size(), [1, 3, 2, MOTION.channels() as i64, 4, 6]);
-    let last = frames.narrow(0, 2, 1).unsqueeze(0);
-    let shown = work.pictures(&estimate, &last).shown;
+    assert_eq!(estimate.motion.as_ref().unwrap().size(), [1, 3, 4, MOTION.channels() as i64, 4, 6]);
+    let seen = frames.unsqueeze(0);
+    let shown = work.pictures(&estimate, &seen).shown;
     assert_eq!(shown.size(), [1, 2, 3, 32, 48]);
     shown.square().mean(Kind::Float).backward();
     assert_all_have_gradients(&params);
 
     // What it shows becomes what it saw.
-    let (onward, last) = work.continued(&past, &last, &latents(1, 2, 5));
+    let (onward, seen) = work.continued(&past, &seen, &latents(1, 2, 5));
     assert_eq!(onward.latents.size(), [1, 5, 4, 4, 6]);
     assert_eq!(onward.costs.unwrap().size(), [1, 5, 25, 4, 6]);
-    assert!(last.equal(&shown.narrow(1, 1, 1)));
+    assert_eq!(seen.size(), [1, 5, 3, 32, 48]);
+    assert!(seen.narrow(1, 3, 2).equal(&shown));
 }
 
 /// The optimiser of two threads must see what one thread computes, to the bit.
