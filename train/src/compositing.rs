@@ -5,39 +5,18 @@ use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
 use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
-use crate::following::{Recent, follow};
+use crate::following::{RESPONSE, Recent, follow, follow_specs, warp};
 use crate::params::{Init, Params, Spec};
 
-/// How corrections of where things were move where they go.
-pub(crate) const RESPONSE: &str = "motion.response";
 /// Hidden channels of the blend.
 const BLEND_WIDTH: usize = 16;
 /// What moves less, in pixels, is the last frame's.
 const MOVES_PX: f64 = 0.5;
 
-/// `motion.response` at first, (M, F): what the latest picture says of a thing's speed holds for all moments, and what the
-/// others say besides for none.
-pub(crate) fn steady_response(motion: &Motion, clip: usize) -> Vec<f32> {
-    let of_moment = |moment: isize| {
-        let of_picture = move |(index, &past)| if index == 0 { -moment as f32 / past as f32 } else { 0.0 };
-        motion.followed_frames().iter().enumerate().map(of_picture)
-    };
-    motion.moments(clip).into_iter().flat_map(of_moment).collect()
-}
-
 /// The tensors of following and of the blend. The blend's last layer starts small, so that all sources weigh about the
-/// same; things are followed as if they went steadily on.
+/// same.
 pub fn compositing_specs(motion: &Motion, clip: usize) -> Vec<Spec> {
-    let mut specs = Vec::new();
-    if motion.earlier > 0 {
-        specs.push(Spec {
-            name: RESPONSE.into(),
-            shape: [motion.moments(clip).len(), motion.followed_frames().len()]
-                .map(|size| size as i64)
-                .into(),
-            init: Init::Values(steady_response(motion, clip)),
-        });
-    }
+    let mut specs: Vec<Spec> = follow_specs(motion, clip).into_iter().collect();
     let widths = [motion.blend_inputs(), BLEND_WIDTH, BLEND_WIDTH, motion.sources()];
     for (layer, pair) in widths.windows(2).enumerate() {
         let std = (1.0 / (9 * pair[0]) as f64).sqrt();
@@ -254,24 +233,6 @@ fn places(rows: i64, columns: i64, device: Device) -> Tensor {
     Tensor::stack(&[grid[1].flatten(0, 1), grid[0].flatten(0, 1)], 0)
 }
 
-/// `frame` (n, c, H, W) read at every pixel's place plus `displacements` (n, M, 2, H, W), x then y in pixels: bilinear, the
-/// border repeated. (n, M, c, H, W)
-pub fn warp(frame: &Tensor, displacements: &Tensor) -> Tensor {
-    let size = displacements.size();
-    let (n, count, rows, columns) = (size[0], size[1], size[3], size[4]);
-    let places = |len: i64| Tensor::arange(len, (Kind::Float, frame.device()));
-    // The centre of pixel i is at (2 i + 1) / len - 1 on the scale of -1 to 1.
-    let along = |axis: i64, places: Tensor, len: i64| {
-        (displacements.select(2, axis) + places) * (2.0 / len as f64) + (1.0 / len as f64 - 1.0)
-    };
-    let x = along(0, places(columns), columns);
-    let y = along(1, places(rows).unsqueeze(1), rows);
-    let grid = Tensor::stack(&[x, y], -1).reshape([n, count * rows, columns, 2]);
-    let (bilinear, border) = (0, 1);
-    let read = frame.grid_sampler(&grid, bilinear, border, false); // (n, c, M H, W)
-    read.reshape([n, -1, count, rows, columns]).transpose(1, 2)
-}
-
 /// What a model without motion shows: the formula is [`nextclip_core::compositing`]'s.
 fn keep_unchanged(predicted: &Tensor, last: &Tensor) -> Tensor {
     let change = predicted - last;
@@ -284,28 +245,7 @@ fn keep_unchanged(predicted: &Tensor, last: &Tensor) -> Tensor {
 
 #[cfg(test)]
 mod tests {
-    use nextclip_core::sampler;
-
     use super::*;
-
-    fn noise(size: &[i64]) -> Tensor {
-        Tensor::from_slice(&sampler::noise(1, 0, size.iter().product::<i64>() as usize)).reshape(size)
-    }
-
-    #[test]
-    fn warping_reads_at_displaced_places_and_repeats_the_border() {
-        let frame = noise(&[1, 3, 6, 8]);
-        let moved = |x: f64, y: f64| {
-            let displacement = Tensor::from_slice(&[x as f32, y as f32]).reshape([1, 1, 2, 1, 1]);
-            warp(&frame, &displacement.expand([1, 1, 2, 6, 8], false)).squeeze_dim(1)
-        };
-        let off = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
-        assert!(off(&moved(0.0, 0.0), &frame) < 1e-5);
-        let (near, exact) = (moved(2.0, 1.0), frame.narrow(2, 1, 5).narrow(3, 2, 6));
-        assert!(off(&near.narrow(2, 0, 5).narrow(3, 0, 6), &exact) < 1e-5);
-        let border = frame.narrow(3, 7, 1).expand([1, 3, 6, 8], false);
-        assert!(off(&moved(50.0, 0.0), &border) < 1e-5);
-    }
 
     /// A cell that moves takes the places before it along; where nothing lands, the density is low.
     #[test]

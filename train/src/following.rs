@@ -3,7 +3,26 @@
 use nextclip_core::Motion;
 use tch::{Kind, Tensor};
 
-use crate::compositing::warp;
+use crate::params::{Init, Spec};
+
+/// How corrections of where things were move where they go.
+pub(crate) const RESPONSE: &str = "motion.response";
+/// `motion.response` at first, (M, F): what the latest picture says of a thing's speed holds for all moments, and what the
+/// others say besides for none.
+fn steady_response(motion: &Motion, clip: usize) -> Vec<f32> {
+    let of_moment = |moment: isize| {
+        let of_picture = move |(index, &past)| if index == 0 { -moment as f32 / past as f32 } else { 0.0 };
+        motion.followed_frames().iter().enumerate().map(of_picture)
+    };
+    motion.moments(clip).into_iter().flat_map(of_moment).collect()
+}
+
+/// The tensor of following, where things are: at first they are followed as if they went steadily on.
+pub(crate) fn follow_specs(motion: &Motion, clip: usize) -> Option<Spec> {
+    let shape = [motion.moments(clip).len(), motion.followed_frames().len()].map(|size| size as i64);
+    let init = Init::Values(steady_response(motion, clip));
+    (motion.earlier > 0).then(|| Spec { name: RESPONSE.into(), shape: shape.into(), init })
+}
 
 /// The pictures that a prediction is made from.
 #[derive(Debug)]
@@ -63,6 +82,24 @@ pub fn follow(sizes: &Motion, motion: &Tensor, recent: &Recent, response: &Tenso
     }
     let rest = values.narrow(3, 2, 1 + sizes.features as i64);
     Tensor::cat(&[places, rest], 3).narrow(1, 0, clip).flatten(2, 3)
+}
+
+/// `frame` (n, c, H, W) read at every pixel's place plus `displacements` (n, M, 2, H, W), x then y in pixels: bilinear, the
+/// border repeated. (n, M, c, H, W)
+pub fn warp(frame: &Tensor, displacements: &Tensor) -> Tensor {
+    let size = displacements.size();
+    let (n, count, rows, columns) = (size[0], size[1], size[3], size[4]);
+    let places = |len: i64| Tensor::arange(len, (Kind::Float, frame.device()));
+    // The centre of pixel i is at (2 i + 1) / len - 1 on the scale of -1 to 1.
+    let along = |axis: i64, places: Tensor, len: i64| {
+        (displacements.select(2, axis) + places) * (2.0 / len as f64) + (1.0 / len as f64 - 1.0)
+    };
+    let x = along(0, places(columns), columns);
+    let y = along(1, places(rows).unsqueeze(1), rows);
+    let grid = Tensor::stack(&[x, y], -1).reshape([n, count * rows, columns, 2]);
+    let (bilinear, border) = (0, 1);
+    let read = frame.grid_sampler(&grid, bilinear, border, false); // (n, c, M H, W)
+    read.reshape([n, -1, count, rows, columns]).transpose(1, 2)
 }
 
 /// How fast a picture (n, 3, H, W) changes from pixel to pixel.
@@ -129,6 +166,25 @@ mod tests {
 
     use super::*;
 
+    fn noise(size: &[i64]) -> Tensor {
+        Tensor::from_slice(&sampler::noise(1, 0, size.iter().product::<i64>() as usize)).reshape(size)
+    }
+
+    #[test]
+    fn warping_reads_at_displaced_places_and_repeats_the_border() {
+        let frame = noise(&[1, 3, 6, 8]);
+        let moved = |x: f64, y: f64| {
+            let displacement = Tensor::from_slice(&[x as f32, y as f32]).reshape([1, 1, 2, 1, 1]);
+            warp(&frame, &displacement.expand([1, 1, 2, 6, 8], false)).squeeze_dim(1)
+        };
+        let off = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+        assert!(off(&moved(0.0, 0.0), &frame) < 1e-5);
+        let (near, exact) = (moved(2.0, 1.0), frame.narrow(2, 1, 5).narrow(3, 2, 6));
+        assert!(off(&near.narrow(2, 0, 5).narrow(3, 0, 6), &exact) < 1e-5);
+        let border = frame.narrow(3, 7, 1).expand([1, 3, 6, 8], false);
+        assert!(off(&moved(50.0, 0.0), &border) < 1e-5);
+    }
+
     /// A texture that moves steadily; what the network says of it is half a pixel a frame off.
     #[test]
     fn places_past_are_found_and_move_those_to_come() {
@@ -144,7 +200,7 @@ mod tests {
         let pictures = Tensor::stack(&pictures, 1);
         let recent = Recent::of(&pictures, Some(&sizes));
         assert_eq!((recent.earlier.len(), &recent.known), (2, &vec![true, true]));
-        let steady = crate::compositing::steady_response(&sizes, 2);
+        let steady = steady_response(&sizes, 2);
         let said =
             |frames: f32| [frames * (x as f32 + 0.5) / 8.0, frames * (y as f32 - 0.5) / 8.0, 20.0, 0.3];
         let motion: Vec<f32> = sizes.moments(2).into_iter().flat_map(|frames| said(frames as f32)).collect();

@@ -10,7 +10,7 @@ use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
 use crate::attention::Layout;
-use crate::compositing::RESPONSE;
+use crate::following::RESPONSE;
 use crate::params::{Init, Params, Scope, Spec};
 
 /// Side of the position table in a new checkpoint, in patches: frames up to 512 pixels.

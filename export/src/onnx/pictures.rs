@@ -54,6 +54,15 @@ impl GraphBuilder {
         self.node("AveragePool", &[x], attributes, &shape, x.dtype)
     }
 
+    /// Where the pixels of a picture are for [`Self::sample`], (2, rows, columns), x and then y: their centres, from -1 at
+    /// its left and upper edge to 1 at the others.
+    pub fn pixel_places(&mut self, rows: usize, columns: usize) -> Value {
+        let centre = |index: usize, size: usize| ((2 * index + 1) as f64 / size as f64 - 1.0) as f32;
+        let x = (0..rows * columns).map(|pixel| centre(pixel % columns, columns));
+        let y = (0..rows * columns).map(|pixel| centre(pixel / columns, rows));
+        self.table("places of pixels", &[2, rows, columns], x.chain(y).collect())
+    }
+
     /// (B, c, H, W) at `places` (B, rows, columns, 2), each x and y from -1 at the first edge to 1 at the other, bilinear
     /// between pixels' centres, the border repeated: (B, c, rows, columns).
     pub fn sample(&mut self, x: &Value, places: &Value) -> Value {

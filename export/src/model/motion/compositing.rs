@@ -151,7 +151,7 @@ impl MotionLayers {
     fn moved(&self, g: &mut GraphBuilder, recent: &Recent, from: &Value, geometry: &Geometry) -> [Value; 2] {
         let [batch, rows, columns] = [0, 2, 3].map(|axis| recent.last.size(axis));
         let shifts = g.within(LANDING, |g| g.enlarge_linear(from, geometry.vae_scale));
-        let pixels = g.table("places of pixels", &[2, rows, columns], pixels(rows, columns));
+        let pixels = g.pixel_places(rows, columns);
         let places = g.add(&shifts, &pixels);
         let places = g.transpose(&places, &[0, 2, 3, 1]);
         let candidates = self.sizes.candidates;
@@ -214,14 +214,5 @@ fn places(rows: usize, columns: usize) -> Vec<f32> {
     let from_middle = |index: usize, count: usize| index as f32 - (count - 1) as f32 / 2.0;
     let x = (0..rows * columns).map(|cell| from_middle(cell % columns, columns));
     let y = (0..rows * columns).map(|cell| from_middle(cell / columns, rows));
-    x.chain(y).collect()
-}
-
-/// Where the pixels of a picture are for the sampler, x and then y: (2, rows, columns). Their centres, from -1 at a
-/// picture's left and upper edge to 1 at the others.
-pub(super) fn pixels(rows: usize, columns: usize) -> Vec<f32> {
-    let centre = |index: usize, size: usize| ((2 * index + 1) as f64 / size as f64 - 1.0) as f32;
-    let x = (0..rows * columns).map(|pixel| centre(pixel % columns, columns));
-    let y = (0..rows * columns).map(|pixel| centre(pixel / columns, rows));
     x.chain(y).collect()
 }

@@ -3,7 +3,6 @@
 use nextclip_core::manifest::Dtype;
 use nextclip_core::{Geometry, Motion};
 
-use super::compositing::pixels;
 use super::{LANDING, MotionLayers};
 use crate::checkpoint::Weight;
 use crate::onnx::{GraphBuilder, Layout, Value};
@@ -168,7 +167,7 @@ impl Slopes {
             let shifts = g.reshape(&shifts, &[each, 2, h, 1, w, 1]);
             let shifts = g.expand(&shifts, &[each, 2, h, scale, w, scale]);
             let shifts = g.reshape(&shifts, &[each, 2, rows, columns]);
-            let pixels = g.table("places of pixels", &[2, rows, columns], pixels(rows, columns));
+            let pixels = g.pixel_places(rows, columns);
             let at = g.add(&shifts, &pixels);
             let at = g.transpose(&at, &[0, 2, 3, 1]);
             let at = g.reshape(&at, &[batch, candidates * rows, columns, 2]);
