@@ -89,7 +89,7 @@ pub fn specs(config: &TransformerConfig, geometry: &Geometry) -> Vec<Spec> {
     specs
 }
 
-/// What a places past are trusted by at first, before the sigmoid.
+/// What places past are trusted by at first, before the sigmoid.
 const TRUST: f32 = 2.0;
 
 /// What a model with motion has besides: a stem that reads cost volumes, and the layer that says where cells go. Both start

@@ -41,11 +41,11 @@
 //! frames back. They serve twice.
 //!
 //! **Following.** The network knows how fast a thing moves to about a tenth of its speed; two pictures say it to a tenth
-//! of a pixel. So such a model also says where each cell was in the first F = [`Motion::FOLLOWED`] of them: its M moments are
-//! the N frames to come, then those e_i frames back, each with the channels of above, of which a moment past has no use for
-//! the features. The places past are then looked up in the pictures, one after another, and what they were wrong by moves all of the
-//! cell's moments. With `smooth` the mean over 3 x 3 pixels within the picture, g = (g_x, g_y) the central
-//! differences of smooth(last), the border repeated, and p = s d_i(q) at every pixel of cell q, for i = 1 .. F:
+//! of a pixel. So such a model also says where each cell was in the first F of them, at most [`Motion::FOLLOWED`]: its M
+//! moments are the N frames to come, then those e_i frames back, each with the channels of above, of which a moment past
+//! has no use for the features. The places past are then looked up in the pictures, one after another, and what they were
+//! wrong by moves all of the cell's moments. With `smooth` the mean over 3 x 3 pixels within the picture, g = (g_x, g_y) the
+//! central differences of smooth(last), the border repeated, and p = s d_i(q) at every pixel of cell q, for i = 1 .. F:
 //! ```text
 //! r(x, y)   = smooth(last)(x, y) - smooth(earlier_i)(x + p_x, y + p_y), bilinear, the border repeated
 //! trust     = 1 / (1 + mean over RGB of r^2 / FOLLOW_LEVEL)
