@@ -98,7 +98,7 @@ const REASONS: [(&[&str], &str); 6] = [
         "first layer: small, and its error goes through everything that follows",
     ),
     (
-        &["final_layer.linear", "motion.linear", "conv_out", "quant_conv"],
+        &["final_layer.linear", "motion.linear", "motion.refine.2", "conv_out", "quant_conv"],
         "last layer: small, and its error is the result's",
     ),
     (

@@ -63,12 +63,15 @@ impl Reference {
         Ok(volume - mean)
     }
 
+    /// What the model makes of a cost volume at every cell.
+    fn seen(&self, costs: &Array3<f64>) -> anyhow::Result<Array3<f64>> {
+        let x = self.convolution("motion.stem.0", costs, 1)?.mapv(silu);
+        Ok(self.convolution("motion.stem.1", &x, 1)?.mapv(silu))
+    }
+
     /// What a cost volume adds to the patches of its frame, (S, d).
     pub(crate) fn stem(&self, costs: &Array3<f64>) -> anyhow::Result<Array2<f64>> {
-        let patch = self.patch()?;
-        let x = self.convolution("motion.stem.0", costs, 1)?.mapv(silu);
-        let x = self.convolution("motion.stem.1", &x, 1)?.mapv(silu);
-        let x = self.convolution("motion.stem.2", &x, patch)?;
+        let x = self.convolution("motion.stem.2", &self.seen(costs)?, self.patch()?)?;
         let (d, rows, columns) = x.dim();
         Ok(Array2::from_shape_fn((rows * columns, d), |(token, feature)| {
             x[[feature, token / columns, token % columns]]
@@ -83,7 +86,14 @@ impl Reference {
         let patches = self.linear(&hidden, "motion.linear", true)?;
         let (_, _, rows, columns) = history.dim();
         let moments = sizes.moments(clip).len();
-        let cells = self.cells(&patches, [moments * sizes.channels(), rows, columns])?;
+        let mut cells = self.cells(&patches, [moments * sizes.channels(), rows, columns])?;
+        if sizes.refined {
+            let seen = self.seen(&costs.index_axis(Axis(0), costs.dim().0 - 1).to_owned())?;
+            let read = concatenate(Axis(0), &[cells.view(), seen.view()])?;
+            let x = self.convolution("motion.refine.0", &read, 1)?.mapv(silu);
+            let x = self.convolution("motion.refine.1", &x, 1)?.mapv(silu);
+            cells += &self.convolution("motion.refine.2", &x, 1)?;
+        }
         Ok(cells.into_shape_with_order((moments, sizes.channels(), rows, columns))?)
     }
 

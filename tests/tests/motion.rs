@@ -56,8 +56,8 @@ impl Bench {
 /// Those of a checkpoint, one candidate without features that looks as far as it can, and following without end.
 const SIZES: [Motion; 3] = [
     MOTION,
-    Motion { candidates: 1, features: 0, reach: 16, earlier: 0 },
-    Motion { candidates: 1, features: 1, reach: 1, earlier: 3 },
+    Motion { candidates: 1, features: 0, reach: 16, earlier: 0, refined: false },
+    Motion { candidates: 1, features: 1, reach: 1, earlier: 3, refined: true },
 ];
 
 fn latents(stream: u64, frames: usize) -> Latents {

@@ -208,12 +208,14 @@ fn layers_of_motion_are_planned_like_all_others() {
     let seen = observe(&checkpoint, &plan, &sight(Footage::Scenes), &ProgressBar::hidden()).unwrap();
     let task = Task { clips: 1, ..task(50.0) };
     let document = plan_precision(&checkpoint, &plan, &seen, &task, &ProgressBar::hidden()).unwrap();
-    for name in ["motion.stem.0", "motion.stem.1", "motion.stem.2", "motion.blend.0", "motion.blend.1"] {
+    let lowered = ["stem.0", "stem.1", "stem.2", "refine.0", "refine.1", "blend.0", "blend.1"];
+    for name in lowered.map(|layer| format!("motion.{layer}")) {
         let layer = document.layers.iter().find(|layer| layer.layer == name);
         assert_eq!(layer.map(|layer| layer.precision), Some(LOWERED), "{name}");
     }
     for (name, why) in [
         ("motion.linear", "last layer"),
+        ("motion.refine.2", "last layer"),
         ("motion.blend.2", "too few channels"),
         ("motion.costs: means", "means of squared differences"),
         ("motion.landing: products of places", "places"),

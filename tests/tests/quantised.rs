@@ -101,13 +101,16 @@ fn eight_bits_agree_with_float_in_motion() {
     for layer in [
         "remember: motion.stem.0",
         "remember: motion.stem.2",
+        "remember: motion.refine.0",
+        "remember: motion.refine.1",
         "decode: motion.blend.0",
         "decode: motion.blend.1",
     ] {
         assert!(record.layers.contains(&layer.into()), "{layer} is not in {:?}", record.layers);
     }
-    // Four outputs, and a bias.
-    assert!(!record.layers.iter().any(|layer| layer.contains("blend.2") || layer.contains("motion.linear")));
+    // The results themselves: four outputs of the blend, and motion.
+    let kept = ["blend.2", "motion.linear", "refine.2"];
+    assert!(!record.layers.iter().any(|layer| kept.iter().any(|kept| layer.contains(kept))));
 }
 
 /// Clips of three frames make whole columns of keys, clips of two have spare ones.

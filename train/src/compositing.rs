@@ -250,7 +250,7 @@ mod tests {
     /// A cell that moves takes the places before it along; where nothing lands, the density is low.
     #[test]
     fn what_lands_is_what_was_sent_there() {
-        let sizes = Motion { candidates: 1, features: 1, reach: 2, earlier: 0 };
+        let sizes = Motion { candidates: 1, features: 1, reach: 2, earlier: 0, refined: false };
         let geometry = Geometry {
             height: 48,
             width: 64,

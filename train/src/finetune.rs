@@ -16,7 +16,7 @@ use crate::checkpoint;
 use crate::fit::Course;
 use crate::footage::Origin;
 use crate::loss::Loss;
-use crate::model::Model;
+use crate::model::{Model, grows};
 use crate::params::Params;
 use crate::train_predictor::{is_motions, noised};
 use crate::vae::is_encoders;
@@ -35,7 +35,8 @@ pub struct Plan {
     pub origins: Vec<Origin>,
     /// Rank of low-rank changes to the predictor; all of its weights without.
     pub lora: Option<i64>,
-    /// Sizes of the motion that a checkpoint without gets; one with the same but for earlier pictures gets those.
+    /// Sizes of the motion that a checkpoint without gets; one with the same but for
+    /// earlier pictures and its being refined gets those.
     pub motion: Option<Motion>,
     /// Whether only decoder and blend are trained, on the predictor's estimates as they are.
     pub pictures_only: bool,
@@ -75,11 +76,8 @@ pub fn run(plan: &Plan) -> Result<()> {
     let model = Model { config, vae: vae_config, geometry: trained.geometry, motion, device: plan.device };
 
     let mut params = Params::new(&model.specs(), plan.windows.seed, plan.compute, plan.device);
-    let mut tensors = checkpoint::load_transformer(&plan.checkpoint)?;
-    if grows.is_some() {
-        tensors = model.grown(tensors, &params);
-    }
-    params.assign_but_new(&tensors, is_motions)?;
+    let tensors = checkpoint::load_transformer(&plan.checkpoint)?;
+    params.assign_but_new(&model.adopted(tensors, trained.motion, &params), is_motions)?;
     if let Some(rank) = plan.lora {
         params.add_lora(rank, plan.windows.seed);
     }
@@ -92,11 +90,6 @@ pub fn run(plan: &Plan) -> Result<()> {
     let mut params = learn("finetune", course, &plan.windows, &plan.origins, &model, params, loss)?;
     params.merge_lora();
     checkpoint::save_adapted(&plan.out, &model, trained, course.steps, params)
-}
-
-/// Whether `new` is the same motion as `had`, which uses no earlier pictures.
-fn grows(had: Motion, new: Motion) -> bool {
-    had.earlier == 0 && new.earlier > 0 && had == Motion { earlier: 0, ..new }
 }
 
 /// Sum of the logarithms of mean squared errors, each frame with equal weight: a decibel of a quiet frame counts as much

@@ -42,14 +42,29 @@ impl Model {
         specs
     }
 
-    /// The tensors of a checkpoint that has this motion but for the earlier pictures; what is new to it is as in `new`, but
-    /// things were where they would be if they went the other way, and earlier pictures are hardly shown at first.
-    pub fn grown(&self, tensors: BTreeMap<String, Tensor>, new: &Params) -> BTreeMap<String, Tensor> {
+    /// The `tensors` of a checkpoint with the motion `had`, with what they lack of this one.
+    pub fn adopted(
+        &self,
+        tensors: BTreeMap<String, Tensor>,
+        had: Option<Motion>,
+        new: &Params,
+    ) -> BTreeMap<String, Tensor> {
+        match (had, self.motion) {
+            (Some(had), Some(has)) if grows(had, has) => self.grown(tensors, new),
+            _ => tensors,
+        }
+    }
+
+    /// The tensors of a checkpoint that has this motion but for the earlier pictures, or that it is refined; what is new to it is
+    /// as in `new`, but things were where they would be if they went the other way, and earlier pictures are hardly shown at
+    /// first.
+    fn grown(&self, tensors: BTreeMap<String, Tensor>, new: &Params) -> BTreeMap<String, Tensor> {
         let added = |old: &Tensor, new: &Tensor, axis: i64| {
             let (had, has) = (old.size()[axis as usize], new.size()[axis as usize]);
             new.detach().narrow(axis, had, has - had)
         };
         let widen = |name: &str, old: Tensor, new: &Tensor| match (name, &self.motion) {
+            _ if old.size() == new.size() => old,
             ("motion.linear.weight" | "motion.linear.bias", Some(sizes)) => self.with_past(sizes, &old, new),
             ("motion.blend.0.weight", _) => Tensor::cat(&[&old, &added(&old, new, 1).zeros_like()], 1),
             ("motion.blend.2.weight", _) => Tensor::cat(&[&old, &added(&old, new, 0)], 0),
@@ -62,6 +77,7 @@ impl Model {
                 let tensor = match (old.remove(name), name) {
                     (Some(old), _) => widen(name, old, new),
                     (None, "motion.response") => new.detach().copy(),
+                    (None, name) if name.starts_with("motion.refine.") => new.detach().copy(),
                     (None, _) => return None,
                 };
                 Some((name.to_owned(), tensor))
@@ -102,6 +118,12 @@ impl Model {
             compositor: Compositor::new(self.motion, &self.geometry, transformer),
         })
     }
+}
+
+/// Whether `new` is the same motion as `had`, but uses earlier pictures, or is refined, where that is not.
+pub(crate) fn grows(had: Motion, new: Motion) -> bool {
+    let earlier = if had.earlier == 0 { 0 } else { new.earlier };
+    had != new && had == Motion { earlier, refined: had.refined && new.refined, ..new }
 }
 
 /// A model with weights.

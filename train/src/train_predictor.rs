@@ -89,7 +89,9 @@ pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params
     };
     let mut params = Params::new(&model.specs(), plan.seed, plan.compute, plan.device);
     if let Some(from) = &plan.from {
-        params.assign_but_new(&checkpoint::load_transformer(from)?, is_motions)?;
+        let (_, trained) = checkpoint::load_transformer_config(from)?;
+        let tensors = checkpoint::load_transformer(from)?;
+        params.assign_but_new(&model.adopted(tensors, trained.motion, &params), is_motions)?;
     }
     if let Some(rank) = plan.lora {
         params.add_lora(rank, plan.seed);

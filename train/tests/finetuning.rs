@@ -205,7 +205,7 @@ fn a_model_that_gets_earlier_pictures_says_the_same_of_what_is_to_come() {
     };
     let ((old, old_params), (new, mut new_params)) = (of(had, 1), of(MOTION, 2));
     let tensors = old_params.iter().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect();
-    let grown = new.grown(tensors, &new_params);
+    let grown = new.adopted(tensors, Some(had), &new_params);
     new_params.assign(&grown).unwrap();
 
     let (rows, columns) = (GEOMETRY.latent_height() as i64, GEOMETRY.latent_width() as i64);

@@ -40,8 +40,9 @@ pub fn remember(
     let positions = patch_positions(g, transformer, geometry)?;
     let latents = g.in_float(latents);
     let mut frame = patch_tokens(g, &latents, &transformer.input_x_embedder, &positions, geometry); // (B, S, d)
-    if let (Some(motion), [costs]) = (motion, costs) {
-        let added = motion.stem(g, costs, geometry);
+    let seen = motion.zip(costs.first()).map(|(motion, costs)| (motion, motion.seen(g, costs)));
+    if let Some((motion, seen)) = &seen {
+        let added = motion.stem(g, seen, geometry);
         frame = g.add(&frame, &added);
     }
     let img = special_token(g, &llm.embed_tokens.img, batch);
@@ -85,10 +86,10 @@ pub fn remember(
         let all = g.concat(&layers.iter().collect::<Vec<_>>(), 0); // (layers, B, n_kv, L, d_head)
         g.output(spec, &all);
     }
-    if let Some(motion) = motion {
+    if let Some((motion, seen)) = &seen {
         let patches = g.slice(&x, 1, 1..1 + geometry.frame_tokens());
         let hidden = g.rms_norm(&patches, &llm.norm, sizes.epsilon);
-        let motion = motion.of_hidden(g, &hidden, geometry);
+        let motion = motion.of_hidden(g, &hidden, seen, geometry);
         g.output(&specs.outputs[2], &motion);
     }
     Ok(builder.finish())

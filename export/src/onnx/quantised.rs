@@ -27,13 +27,14 @@ use crate::checkpoint::Weight;
 
 /// Layers at the borders of the model stay in single precision: they are small, and their errors are the
 /// result's or everyone's.
-const ENDS: [&str; 6] = [
+const ENDS: [&str; 7] = [
     "encoder.conv_in",
     "encoder.conv_out",
     "quant_conv",
     "post_quant_conv",
     "decoder.conv_in",
     "decoder.conv_out",
+    "motion.refine.2",
 ];
 
 /// Fewer channels than these, in or out, leave integer kernels nothing to do.

@@ -8,6 +8,7 @@ use nextclip_core::sampler;
 /// Channels between the convolutions of motion's blend and stem.
 const BLEND_CHANNELS: usize = 16;
 const STEM_CHANNELS: usize = 32;
+const REFINE_CHANNELS: usize = 24;
 
 /// A tensor to make up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +96,17 @@ fn motion(tensors: &mut Vec<Tensor>, sizes: Motion, [d, patch, clip]: [usize; 3]
     }
     let moments = sizes.moments(clip).len();
     pair(tensors, "motion.linear", &[patch * patch * moments * sizes.channels(), d]);
+    if sizes.refined {
+        let said = moments * sizes.channels();
+        let refine = [
+            [REFINE_CHANNELS, said + STEM_CHANNELS, 3],
+            [REFINE_CHANNELS, REFINE_CHANNELS, 3],
+            [said, REFINE_CHANNELS, 3],
+        ];
+        for (layer, shape) in refine.into_iter().enumerate() {
+            conv(tensors, &format!("motion.refine.{layer}"), shape);
+        }
+    }
     if sizes.earlier > 0 {
         tensors.push(Tensor {
             name: "motion.response".into(),

@@ -19,6 +19,14 @@
 //! A frame with none before it, as after a gap, has a volume of zeros. The stem `motion.stem.{0,1,2}`, convolutions
 //! (3 x 3, SiLU, 3 x 3, SiLU, p x p of stride p), turns the volume into what is added to the frame's embedded patches.
 //!
+//! A model that is `refined` says it in two steps. A token has p x p cells and one vector for all of them; what it says of each
+//! is near, but not exact. The costs of a cell are exact, and cells next to each other mostly belong to one thing. So, with
+//! `seen` what the stem's second convolution gives for every cell, after its SiLU, and `said` all M m values of a cell from
+//! `motion.linear`, by convolutions (3 x 3, SiLU, 3 x 3, SiLU, 3 x 3) `motion.refine.{0,1,2}`:
+//! ```text
+//! motion = said + conv(silu(conv(silu(conv([said, seen])))))
+//! ```
+//!
 //! What lands where is a soft choice among all cells, for every candidate k and cell p of the predicted frame:
 //! ```text
 //! a(p, q)      = weight(q) - |q + d(q) - p|^2 / (2 SPREAD^2), places in cells
@@ -89,6 +97,9 @@ pub struct Motion {
     /// E: earlier pictures that things are followed and recalled in.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub earlier: usize,
+    /// Whether what a token says of its cells is refined by what they and those around them see.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub refined: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
@@ -96,10 +107,15 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 impl Motion {
     /// What nextclip trains.
-    pub const DEFAULT: Self = Self { candidates: 2, features: 4, reach: 7, earlier: 3 };
-    /// Convolutions of the blend, and of the stem.
+    pub const DEFAULT: Self = Self { candidates: 2, features: 4, reach: 7, earlier: 3, refined: true };
+    /// Convolutions of the blend, of the stem, and of what refines.
     pub const LAYERS: usize = 3;
     /// How far from a place something may land and still be taken for it, in cells.
     pub const SPREAD: f32 = 0.5;
@@ -163,7 +179,7 @@ impl Motion {
 
     /// What makes these sizes impossible, in words.
     pub fn fault(&self) -> Option<String> {
-        let Self { candidates, features, reach, earlier } = *self;
+        let Self { candidates, features, reach, earlier, .. } = *self;
         if !(1..=8).contains(&candidates) {
             return Some(format!("motion: {candidates} candidates, must be 1 to 8"));
         }
@@ -190,7 +206,7 @@ mod tests {
 
     #[test]
     fn sizes_follow_from_candidates_and_features() {
-        let motion = Motion { candidates: 3, features: 2, reach: 4, earlier: 0 };
+        let motion = Motion { candidates: 3, features: 2, reach: 4, earlier: 0, refined: false };
         assert_eq!((motion.channels(), motion.sources(), motion.blend_inputs()), (15, 5, 24));
         assert_eq!((motion.costs(), motion.moments(2)), (81, vec![1, 2]));
         let followed = Motion { earlier: 2, ..motion };

@@ -46,8 +46,8 @@ pub(super) struct FinetuneArgs {
     /// Steps between two validations; they come with the log, every 50 steps at the most.
     #[arg(long, default_value_t = 100)]
     validate_every: u64,
-    /// Give a checkpoint that has none the motion that moves the last frame's pixels, and one that has it the earlier pictures
-    /// that things are followed in, if it has not.
+    /// Give a checkpoint that has none the motion that moves the last frame's pixels, and one that has it what it lacks: the
+    /// earlier pictures that things are followed in, and the layers that refine it.
     #[arg(long)]
     motion: bool,
     /// Windows a step.

@@ -48,19 +48,15 @@ impl MotionLayers {
         let motion = self.follow(g, &shown.motion, &recent, geometry);
         let landed = g.within(LANDING, |g| self.landed(g, &motion, geometry));
         let carried = g.within(LANDING, |g| g.enlarge_linear(&landed.carried, geometry.vae_scale));
-        let [moved, then] = self.moved(g, &recent, &landed.from, geometry);
+        let (moved, then) = self.moved(g, &recent, &landed.from, geometry);
         let last = repeated(g, &recent.last, geometry.clip);
-        let (sources, logits) = if recent.earlier.is_empty() {
-            let sources = g.concat(&[&decoded, &last, &moved], 1);
-            let logits = self.logits(g, &[&sources, &carried]);
-            (sources, logits)
-        } else {
-            let earlier: Vec<Value> =
-                recent.earlier.iter().map(|picture| repeated(g, picture, geometry.clip)).collect();
-            let earlier = g.concat(&earlier.iter().collect::<Vec<_>>(), 1);
-            let logits = self.logits(g, &[&decoded, &last, &moved, &carried, &earlier, &then]);
-            (g.concat(&[&decoded, &last, &moved, &earlier], 1), logits)
-        };
+        let earlier: Vec<Value> =
+            recent.earlier.iter().map(|picture| repeated(g, picture, geometry.clip)).collect();
+        let sources: Vec<&Value> = [&decoded, &last, &moved].into_iter().chain(&earlier).collect();
+        let mut read = vec![&decoded, &last, &moved, &carried];
+        read.extend(earlier.iter().chain(&then));
+        let logits = self.logits(g, &read);
+        let sources = g.concat(&sources, 1);
 
         // Shares of exponentials, the greatest of which is 1: a Softmax across planes would be slower than all this.
         let greatest = g.largest(&logits, 1);
@@ -148,7 +144,13 @@ impl MotionLayers {
     /// The last frames moved by each candidate of each picture, (B * N, 3 * K, H, W), and, where there are earlier ones, what
     /// those have where these come from, (B * N, K * 3 * E, H, W). A camera's places of all its pictures lie under one another, so that its
     /// frames are read where they are, not copied for each of them.
-    fn moved(&self, g: &mut GraphBuilder, recent: &Recent, from: &Value, geometry: &Geometry) -> [Value; 2] {
+    fn moved(
+        &self,
+        g: &mut GraphBuilder,
+        recent: &Recent,
+        from: &Value,
+        geometry: &Geometry,
+    ) -> (Value, Option<Value>) {
         let [batch, rows, columns] = [0, 2, 3].map(|axis| recent.last.size(axis));
         let shifts = g.within(LANDING, |g| g.enlarge_linear(from, geometry.vae_scale));
         let pixels = g.pixel_places(rows, columns);
@@ -167,11 +169,8 @@ impl MotionLayers {
             let some = g.slice(&moved, 2, channels.clone());
             g.reshape(&some, &[batch * geometry.clip, candidates * channels.len(), rows, columns])
         };
-        if channels == 3 {
-            let moved = of_candidates(0..3);
-            return [moved.clone(), moved];
-        }
-        [of_candidates(0..3), of_candidates(3..channels)]
+        let last = of_candidates(0..3);
+        (last, (channels > 3).then(|| of_candidates(3..channels)))
     }
 
     /// How much each source counts at a pixel, as logits (B * N, sources, H, W): from all that the blend reads, in parts.

@@ -33,6 +33,8 @@ pub struct MotionLayers {
     pub stem: [Conv; Motion::LAYERS],
     /// (p * p * M * m, d), on hidden states behind the decoder's norm.
     pub linear: Linear,
+    /// 3 x 3 each: from what a cell's token says of it and what the stem sees there to a change of the former.
+    pub refine: Option<[Conv; Motion::LAYERS]>,
     /// (M, F): how corrections of where things were move where they are, where they are followed in earlier pictures.
     pub response: Option<Weight>,
     /// 3 x 3 each: from pictures, densities and features to a logit for each picture.
@@ -43,47 +45,78 @@ impl MotionLayers {
     /// Takes every tensor below `motion`. `d` is the width of hidden states, `clip` the number of predicted frames.
     pub(super) fn load(motion: &Scope<'_>, sizes: Motion, [d, patch, clip]: [usize; 3]) -> Self {
         let moments = sizes.moments(clip).len();
-        let values = patch * patch * moments * sizes.channels();
         let response =
             (sizes.earlier > 0).then(|| motion.tensor("response", &[moments, sizes.followed_frames().len()]));
         let linear = motion.at("linear");
         let stem = convolutions(&motion.at("stem"), [sizes.costs(), d], [3, 3, patch]);
+        let said = moments * sizes.channels();
+        let seen = stem[1].weight.shape()[0];
+        let refine = sizes
+            .refined
+            .then(|| convolutions(&motion.at("refine"), [said + seen, said], [3; Motion::LAYERS]));
         let blend = convolutions(&motion.at("blend"), [sizes.blend_inputs(), sizes.sources()], [3, 3, 3]);
         Self {
             sizes,
             stem,
             linear: Linear {
-                weight: linear.tensor("weight", &[values, d]),
-                bias: Some(linear.tensor("bias", &[values])),
+                weight: linear.tensor("weight", &[patch * patch * said, d]),
+                bias: Some(linear.tensor("bias", &[patch * patch * said])),
             },
+            refine,
             response,
             blend,
         }
     }
 
-    /// What cost volumes f32 (B, costs, h, w) add to the patches of the frames, (B, S, d).
-    pub(super) fn stem(&self, g: &mut GraphBuilder, costs: &Value, geometry: &Geometry) -> Value {
-        let [first, second, third] = &self.stem;
+    /// What the model makes of cost volumes f32 (B, costs, h, w) at every cell, (B, channels, h, w).
+    pub(super) fn seen(&self, g: &mut GraphBuilder, costs: &Value) -> Value {
+        let [first, second, _] = &self.stem;
         let x = first_conv(g, &[costs], first);
         let x = g.silu(&x);
         let x = g.conv(&x, second);
-        let x = g.silu(&x);
-        let x = g.conv_strided(&x, third, geometry.patch, [0; 4]); // (B, d, rows, columns)
+        g.silu(&x)
+    }
+
+    /// What that adds to the patches of the frames, (B, S, d).
+    pub(super) fn stem(&self, g: &mut GraphBuilder, seen: &Value, geometry: &Geometry) -> Value {
+        let x = g.conv_strided(seen, &self.stem[2], geometry.patch, [0; 4]); // (B, d, rows, columns)
         let x = g.reshape(&x, &[x.size(0), x.size(1), geometry.frame_tokens()]);
         g.transpose(&x, &[0, 2, 1])
     }
 
-    /// Where the cells of frames are at each moment, of the hidden states of their patches (B, S, d) behind the norm: f32
-    /// (B, M, m, h, w).
-    pub(super) fn of_hidden(&self, g: &mut GraphBuilder, hidden: &Value, geometry: &Geometry) -> Value {
+    /// Where the cells of frames are at each moment, of the hidden states of their patches (B, S, d) behind the norm and of what
+    /// is `seen` there: f32 (B, M, m, h, w).
+    pub(super) fn of_hidden(
+        &self,
+        g: &mut GraphBuilder,
+        hidden: &Value,
+        seen: &Value,
+        geometry: &Geometry,
+    ) -> Value {
         let patches = g.linear(hidden, &self.linear); // (B, S, p * p * M * m)
         // Displacements are places: half precision would be too coarse for those of large frames.
         let patches = g.as_type(&patches, Dtype::F32);
-        let cells = latents_of_patches(g, &patches, geometry); // (B, M * m, h, w)
+        let said = latents_of_patches(g, &patches, geometry); // (B, M * m, h, w)
+        let cells = match &self.refine {
+            Some(refine) => refined(g, &said, seen, refine),
+            None => said,
+        };
         let [batch, rows, columns] = [0, 2, 3].map(|axis| cells.size(axis));
         let moments = self.sizes.moments(geometry.clip).len();
         g.reshape(&cells, &[batch, moments, self.sizes.channels(), rows, columns])
     }
+}
+
+/// What tokens have `said` of cells, f32 (B, M * m, h, w), refined by what is `seen` there, (B, channels, h, w).
+fn refined(g: &mut GraphBuilder, said: &Value, seen: &Value, [first, second, last]: &[Conv; 3]) -> Value {
+    let seen = g.as_type(seen, Dtype::F32);
+    let x = first_conv(g, &[said, &seen], first);
+    let x = g.silu(&x);
+    let x = g.conv(&x, second);
+    let x = g.silu(&x);
+    let change = g.conv(&x, last);
+    let change = g.as_type(&change, Dtype::F32);
+    g.add(said, &change)
 }
 
 /// The first of some convolutions, of channels in parts, f32 (B, .., H, W), followed by as many zeros as make the runtime's
