@@ -5,7 +5,7 @@ use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
 use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
-use crate::following::{RESPONSE, Recent, follow, follow_specs, warp};
+use crate::following::{RESPONSE, Recent, corrected, follow, follow_specs, warp};
 use crate::params::{Init, Params, Spec};
 
 /// Hidden channels of the blend.
@@ -179,10 +179,9 @@ pub fn motion_error(
         let limit = f64::from(Motion::FOLLOW_LIMIT) * Motion::FOLLOW_STEPS as f64;
         // How far pictures are to be trusted is learned where there are pictures.
         let trust = values.select(2, moment).narrow(3, 2, 1).sigmoid().detach();
-        let found = (off.clamp(-limit, limit) * trust).unsqueeze(2);
-        let response = response.map(|all| all.select(1, index).reshape([1, 1, -1, 1, 1, 1, 1, 1, 1]));
+        let found = off.clamp(-limit, limit) * trust;
         if let Some(response) = response {
-            places = &places + found * response;
+            places = corrected(&places, 2, &found, response, index);
         }
         missed.push(off);
     }

@@ -76,12 +76,24 @@ pub fn follow(sizes: &Motion, motion: &Tensor, recent: &Recent, response: &Tenso
             found - said
         });
         let trust = values.select(1, moment).narrow(2, 2, 1).sigmoid();
-        let moved =
-            (delta * trust).unsqueeze(1) * response.select(1, index as i64).reshape([1, -1, 1, 1, 1, 1]);
-        places = &places + moved / scale;
+        places = corrected(&places, 1, &(delta * trust / scale), response, index as i64);
     }
     let rest = values.narrow(3, 2, 1 + sizes.features as i64);
     Tensor::cat(&[places, rest], 3).narrow(1, 0, clip).flatten(2, 3)
+}
+
+/// `places`, whose moments are along `axis`, where those of one of them were `found` to be so far off in the followed picture
+/// `index`.
+pub(crate) fn corrected(
+    places: &Tensor,
+    axis: usize,
+    found: &Tensor,
+    response: &Tensor,
+    index: i64,
+) -> Tensor {
+    let mut along = vec![1; places.dim()];
+    along[axis] = -1;
+    places + found.unsqueeze(axis as i64) * response.select(1, index).reshape(along)
 }
 
 /// `frame` (n, c, H, W) read at every pixel's place plus `displacements` (n, M, 2, H, W), x then y in pixels: bilinear, the

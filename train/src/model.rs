@@ -120,9 +120,10 @@ impl Model {
     }
 }
 
-/// Whether `new` is the same motion as `had`, but uses earlier pictures, or is refined, where that is not.
+/// Whether `new` is the same motion as `had`, but uses earlier pictures, or is refined, where that is not. What refines reads
+/// where things were in earlier pictures: a motion that is refined gets no such pictures any more.
 pub(crate) fn grows(had: Motion, new: Motion) -> bool {
-    let earlier = if had.earlier == 0 { 0 } else { new.earlier };
+    let earlier = if had.earlier == 0 && !had.refined { 0 } else { new.earlier };
     had != new && had == Motion { earlier, refined: had.refined && new.refined, ..new }
 }
 

@@ -195,8 +195,8 @@ fn films_that_are_shorter_than_a_window_are_learned_from_and_validated_on() {
 
 /// Of the frames to come it says what it said; where things were is where they would be if they went the other way.
 #[test]
-fn a_model_that_gets_earlier_pictures_says_the_same_of_what_is_to_come() {
-    let had = Motion { earlier: 0, ..MOTION };
+fn a_model_that_gets_earlier_pictures_and_is_refined_says_the_same_of_what_is_to_come() {
+    let had = Motion { earlier: 0, refined: false, ..MOTION };
     let of = |motion: Motion, seed: u64| {
         let (config, vae, motion) = (transformer_config(), vae_config(), Some(motion));
         let model = Model { config, vae, geometry: GEOMETRY, motion, device: Device::Cpu };
