@@ -67,7 +67,7 @@ fn gradients_reach_every_tensor_of_motion() {
     let vae = Params::new(&vae::specs(&model.vae), 1, Kind::Float, Device::Cpu);
     // What refines starts by changing nothing.
     let silent = params.iter().find(|(name, _)| *name == "motion.refine.2.weight").unwrap().1;
-    tch::no_grad(|| silent.shallow_clone().fill_(0.01));
+    let _ = tch::no_grad(|| silent.shallow_clone().fill_(0.01));
     let work = model.with(&params, &vae).unwrap();
     let frames =
         latents(1, 3, 4).reshape([3, 3, 8, 4]).tanh().upsample_bilinear2d([32, 48], false, None, None);
