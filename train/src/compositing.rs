@@ -6,6 +6,7 @@ use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
 use crate::following::{RESPONSE, Recent, corrected, follow, follow_specs, warp};
+use crate::motion::convolved;
 use crate::params::{Init, Params, Spec};
 
 /// Hidden channels of the blend.
@@ -96,12 +97,8 @@ impl<'a> Compositor<'a> {
         }
         let sources = Tensor::cat(&sources, 1); // (n N, 2 + K + E, 3, H, W)
 
-        let mut x = Tensor::cat(&read, 1).to_kind(self.params.compute());
-        let blend = self.params.root().pp("motion.blend");
-        for layer in 0..Motion::LAYERS {
-            let read = if layer > 0 { x.silu() } else { x };
-            x = blend.pp(layer).conv(&read, 1, 1);
-        }
+        let read = Tensor::cat(&read, 1).to_kind(self.params.compute());
+        let x = convolved(&self.params.root().pp("motion.blend"), read);
         let weights = x.softmax(1, Kind::Float).unsqueeze(2);
         (sources * weights).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float).reshape(&size)
     }

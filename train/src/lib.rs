@@ -19,6 +19,7 @@ pub mod gradients;
 pub mod loss;
 mod loss_table;
 pub mod model;
+pub mod motion;
 pub mod optim;
 pub mod params;
 pub mod pool;

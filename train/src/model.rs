@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::compositing::{Compositor, compositing_specs};
 use crate::costs::cost_volumes;
+use crate::motion::motion_specs;
 use crate::params::{Params, Spec};
 use crate::transformer::{self, Estimate, Sequence, Transformer};
 use crate::vae::Vae;
@@ -36,7 +37,7 @@ impl Model {
     pub fn specs(&self) -> Vec<Spec> {
         let mut specs = transformer::specs(&self.config, &self.geometry);
         if let Some(motion) = &self.motion {
-            specs.extend(transformer::motion_specs(&self.config, &self.geometry, motion));
+            specs.extend(motion_specs(&self.config, &self.geometry, motion));
             specs.extend(compositing_specs(motion, self.geometry.clip));
         }
         specs

@@ -11,15 +11,12 @@ use tch::{Device, Kind, Tensor};
 
 use crate::attention::Layout;
 use crate::following::RESPONSE;
+use crate::motion;
 use crate::params::{Init, Params, Scope, Spec};
 
 /// Side of the position table in a new checkpoint, in patches: frames up to 512 pixels.
 const TABLE_SIDE: usize = 32;
 const FINAL_NORM_EPS: f64 = 1e-6;
-/// Hidden channels of the stem.
-const STEM_WIDTH: usize = 96;
-/// Hidden channels of what refines motion.
-const REFINE_WIDTH: usize = 64;
 
 /// Rows of the three special tokens in a checkpoint that nextclip trains.
 pub const TOKEN_IDS: TokenIds = TokenIds { img: 0, img_end: 1, diffusion: 2 };
@@ -43,7 +40,7 @@ pub fn small_config() -> TransformerConfig {
     }
 }
 
-/// Every tensor of the transformer, but those of [`motion_specs`]. Layers that write to the residual stream, and the
+/// Every tensor of the transformer, but those of [`motion::motion_specs`]. Layers that write to the residual stream, and the
 /// output, start small.
 pub fn specs(config: &TransformerConfig, geometry: &Geometry) -> Vec<Spec> {
     let (d, ff) = (config.hidden_size, config.intermediate_size);
@@ -88,49 +85,6 @@ pub fn specs(config: &TransformerConfig, geometry: &Geometry) -> Vec<Spec> {
     add("final_layer.linear.bias", &[patch_values], Init::Zeros);
     add("final_layer.adaLN_modulation.1.weight", &[2 * d, d], Init::Normal(0.01));
     add("final_layer.adaLN_modulation.1.bias", &[2 * d], Init::Zeros);
-    specs
-}
-
-/// What places past are trusted by at first, before the sigmoid.
-const TRUST: f32 = 2.0;
-
-/// What a model with motion has besides: a stem that reads cost volumes, the layer that says where cells go, and what refines
-/// that. The first two start small, since what moves, moves little at first; the last by changing nothing.
-pub fn motion_specs(config: &TransformerConfig, geometry: &Geometry, motion: &Motion) -> Vec<Spec> {
-    let (d, p) = (config.hidden_size, geometry.patch);
-    let mut specs = Vec::new();
-    let mut add = |name: &str, shape: &[usize], weight: Init, bias: Init| {
-        let shape: Vec<i64> = shape.iter().map(|&side| side as i64).collect();
-        let bias = Spec { name: format!("motion.{name}.bias"), shape: vec![shape[0]], init: bias };
-        specs.push(Spec { name: format!("motion.{name}.weight"), shape, init: weight });
-        specs.push(bias);
-    };
-    let he = |inputs: usize| (2.0 / inputs as f64).sqrt();
-    let mut conv = |name: &str, [outputs, inputs, kernel]: [usize; 3], start: f64| {
-        let weight = match start {
-            0.0 => Init::Zeros,
-            start => Init::Normal(start * he(kernel * kernel * inputs)),
-        };
-        add(name, &[outputs, inputs, kernel, kernel], weight, Init::Zeros);
-    };
-    conv("stem.0", [STEM_WIDTH, motion.costs(), 3], 1.0);
-    conv("stem.1", [STEM_WIDTH, STEM_WIDTH, 3], 1.0);
-    conv("stem.2", [d, STEM_WIDTH, p], 0.3);
-    // (moment, candidate, channel)
-    let of_moment = |moment: &isize| {
-        let mut channels = vec![0.0; motion.candidate_channels()];
-        channels[2] = if *moment < 0 { TRUST } else { 0.0 };
-        channels.repeat(motion.candidates)
-    };
-    let bias: Vec<f32> = motion.moments(geometry.clip).iter().flat_map(of_moment).collect();
-    if motion.refined {
-        conv("refine.0", [REFINE_WIDTH, bias.len() + STEM_WIDTH, 3], 1.0);
-        conv("refine.1", [REFINE_WIDTH, REFINE_WIDTH, 3], 1.0);
-        conv("refine.2", [bias.len(), REFINE_WIDTH, 3], 0.0);
-    }
-    // One after the other for the p x p cells of a token.
-    let bias = bias.repeat(p * p);
-    add("linear", &[bias.len(), d], Init::Normal(0.02), Init::Values(bias));
     specs
 }
 
@@ -227,7 +181,7 @@ impl<'a> Transformer<'a> {
         let history = sequence.clean.size()[1];
         let features = self.timestep_features(sequence.t);
 
-        let seen = self.motion.and(sequence.costs).map(|costs| self.seen(costs));
+        let seen = self.motion.and(sequence.costs).map(|costs| motion::seen(self.params, costs));
         let noisy = {
             let token = self.special(TOKEN_IDS.diffusion, batch, frames);
             let time = mlp(&root.pp("time_token"), &features).unsqueeze(2).to_kind(Kind::Float);
@@ -238,7 +192,7 @@ impl<'a> Transformer<'a> {
             let [open, close] = [TOKEN_IDS.img, TOKEN_IDS.img_end].map(|id| self.special(id, batch, history));
             let mut patches = self.embed("input_x_embedder", sequence.clean);
             if let Some(seen) = &seen {
-                patches += self.stem(seen, batch);
+                patches += motion::stem(self.params, seen, self.geometry.patch, batch);
             }
             Tensor::cat(&[open, patches, close], 2) // (B, H, L, d)
         };
@@ -276,37 +230,12 @@ impl<'a> Transformer<'a> {
                     [motion.moments(self.geometry.clip).len(), motion.channels()].map(|size| size as i64);
                 let said = self.cells(&cells, sizes[0] * sizes[1]);
                 let motion = match &seen {
-                    Some(seen) if motion.refined => self.refined(&said, seen),
+                    Some(seen) if motion.refined => motion::refined(self.params, &said, seen),
                     _ => said,
                 };
                 motion.unflatten(2, sizes.as_slice())
             }),
         }
-    }
-
-    /// What a model makes of cost volumes (B, H, costs, h, w) at every cell, (B H, channels, h, w).
-    fn seen(&self, costs: &Tensor) -> Tensor {
-        let x = costs.flatten(0, 1).to_kind(self.params.compute());
-        let stem = self.params.root().pp("motion.stem");
-        let x = stem.pp(0).conv(&x, 1, 1).silu();
-        stem.pp(1).conv(&x, 1, 1).silu()
-    }
-
-    /// What that adds to the patches of the clean frames of `batch` sequences, (B, H, S, d).
-    fn stem(&self, seen: &Tensor, batch: i64) -> Tensor {
-        let stem = self.params.root().pp("motion.stem");
-        let x = stem.pp(2).conv(seen, self.geometry.patch as i64, 0).to_kind(Kind::Float); // (B H, d, rows, columns)
-        x.flatten(2, 3).transpose(1, 2).unflatten(0, [batch, -1].as_slice())
-    }
-
-    /// What tokens have `said` of their cells (B, H, M m, h, w), refined by what all cells have `seen`.
-    fn refined(&self, said: &Tensor, seen: &Tensor) -> Tensor {
-        let refine = self.params.root().pp("motion.refine");
-        let x = Tensor::cat(&[&said.flatten(0, 1).to_kind(self.params.compute()), seen], 1);
-        let x = refine.pp(0).conv(&x, 1, 1).silu();
-        let x = refine.pp(1).conv(&x, 1, 1).silu();
-        let change = refine.pp(2).conv(&x, 1, 1).to_kind(Kind::Float);
-        said + change.reshape(said.size())
     }
 
     fn layer(&self, scope: &Scope<'_>, x: &Tensor, skip: i64, layout: &Layout, angles: &Angles) -> Tensor {

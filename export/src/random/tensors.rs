@@ -89,37 +89,25 @@ pub(super) fn transformer(
 }
 
 fn motion(tensors: &mut Vec<Tensor>, sizes: Motion, [d, patch, clip]: [usize; 3]) {
-    let stem =
-        [[STEM_CHANNELS, sizes.costs(), 3], [STEM_CHANNELS, STEM_CHANNELS, 3], [d, STEM_CHANNELS, patch]];
-    for (layer, shape) in stem.into_iter().enumerate() {
-        conv(tensors, &format!("motion.stem.{layer}"), shape);
-    }
     let moments = sizes.moments(clip).len();
-    pair(tensors, "motion.linear", &[patch * patch * moments * sizes.channels(), d]);
-    if sizes.refined {
-        let said = moments * sizes.channels();
-        let refine = [
-            [REFINE_CHANNELS, said + STEM_CHANNELS, 3],
-            [REFINE_CHANNELS, REFINE_CHANNELS, 3],
-            [said, REFINE_CHANNELS, 3],
-        ];
-        for (layer, shape) in refine.into_iter().enumerate() {
-            conv(tensors, &format!("motion.refine.{layer}"), shape);
+    let said = moments * sizes.channels();
+    let mut layers = |name: &str, hidden: usize, [inputs, outputs]: [usize; 2], last_kernel: usize| {
+        let shapes = [[hidden, inputs, 3], [hidden, hidden, 3], [outputs, hidden, last_kernel]];
+        for (layer, shape) in shapes.into_iter().enumerate() {
+            conv(tensors, &format!("motion.{name}.{layer}"), shape);
         }
+    };
+    layers("stem", STEM_CHANNELS, [sizes.costs(), d], patch);
+    if sizes.refined {
+        layers("refine", REFINE_CHANNELS, [said + STEM_CHANNELS, said], 3);
     }
+    layers("blend", BLEND_CHANNELS, [sizes.blend_inputs(), sizes.sources()], 3);
+    pair(tensors, "motion.linear", &[patch * patch * said, d]);
     if sizes.earlier > 0 {
         tensors.push(Tensor {
             name: "motion.response".into(),
             shape: vec![moments, sizes.followed_frames().len()],
         });
-    }
-    let blend = [
-        [BLEND_CHANNELS, sizes.blend_inputs(), 3],
-        [BLEND_CHANNELS, BLEND_CHANNELS, 3],
-        [sizes.sources(), BLEND_CHANNELS, 3],
-    ];
-    for (layer, shape) in blend.into_iter().enumerate() {
-        conv(tensors, &format!("motion.blend.{layer}"), shape);
     }
 }
 

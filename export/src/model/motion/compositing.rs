@@ -1,10 +1,9 @@
 //! Pictures made with motion.
 
-use nextclip_core::manifest::Dtype;
 use nextclip_core::{Geometry, Motion};
 
 use super::following::Recent;
-use super::{LANDING, MotionLayers, first_conv};
+use super::{LANDING, MotionLayers, convolved};
 use crate::model::vae_graphs::from_bytes;
 use crate::onnx::{GraphBuilder, Value};
 
@@ -55,7 +54,8 @@ impl MotionLayers {
         let sources: Vec<&Value> = [&decoded, &last, &moved].into_iter().chain(&earlier).collect();
         let mut read = vec![&decoded, &last, &moved, &carried];
         read.extend(earlier.iter().chain(&then));
-        let logits = self.logits(g, &read);
+        // How much each source counts at a pixel, (B * N, sources, H, W).
+        let logits = convolved(g, &read, &self.blend);
         let sources = g.concat(&sources, 1);
 
         // Shares of exponentials, the greatest of which is 1: a Softmax across planes would be slower than all this.
@@ -171,17 +171,6 @@ impl MotionLayers {
         };
         let last = of_candidates(0..3);
         (last, (channels > 3).then(|| of_candidates(3..channels)))
-    }
-
-    /// How much each source counts at a pixel, as logits (B * N, sources, H, W): from all that the blend reads, in parts.
-    fn logits(&self, g: &mut GraphBuilder, seen: &[&Value]) -> Value {
-        let [first, second, last] = &self.blend;
-        let x = first_conv(g, seen, first);
-        let x = g.silu(&x);
-        let x = g.conv(&x, second);
-        let x = g.silu(&x);
-        let logits = g.conv(&x, last);
-        g.as_type(&logits, Dtype::F32)
     }
 }
 

@@ -108,15 +108,21 @@ impl MotionLayers {
 }
 
 /// What tokens have `said` of cells, f32 (B, M * m, h, w), refined by what is `seen` there, (B, channels, h, w).
-fn refined(g: &mut GraphBuilder, said: &Value, seen: &Value, [first, second, last]: &[Conv; 3]) -> Value {
+fn refined(g: &mut GraphBuilder, said: &Value, seen: &Value, refine: &[Conv; Motion::LAYERS]) -> Value {
     let seen = g.as_type(seen, Dtype::F32);
-    let x = first_conv(g, &[said, &seen], first);
+    let change = convolved(g, &[said, &seen], refine);
+    g.add(said, &change)
+}
+
+/// Convolutions with a SiLU after each but the last, of channels in parts, f32 (B, .., H, W), to f32.
+fn convolved(g: &mut GraphBuilder, parts: &[&Value], layers: &[Conv; Motion::LAYERS]) -> Value {
+    let [first, second, last] = layers;
+    let x = first_conv(g, parts, first);
     let x = g.silu(&x);
     let x = g.conv(&x, second);
     let x = g.silu(&x);
-    let change = g.conv(&x, last);
-    let change = g.as_type(&change, Dtype::F32);
-    g.add(said, &change)
+    let x = g.conv(&x, last);
+    g.as_type(&x, Dtype::F32)
 }
 
 /// The first of some convolutions, of channels in parts, f32 (B, .., H, W), followed by as many zeros as make the runtime's
