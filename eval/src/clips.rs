@@ -7,7 +7,7 @@ use std::str::FromStr;
 use anyhow::{Result, bail, ensure};
 use nextclip_core::{Geometry, Picture};
 use nextclip_media::Fit;
-use nextclip_scenes::Split;
+use nextclip_scenes::{Split, Trace};
 
 /// The fewest frames to predict from: below two nothing says which way things move.
 pub const FEWEST_SEEN: usize = 2;
@@ -196,6 +196,14 @@ impl Clips {
         };
         let came = pictures.split_off(seen);
         Clip { seen: pictures, came }
+    }
+
+    /// Where everything is in the pictures of clip `index`, where that is known: in generated scenes.
+    pub fn traces(&self, index: usize) -> Option<Vec<Trace>> {
+        let Geometry { width, height, history, frame_interval_ms, .. } = self.geometry;
+        let Source::Scenes { split, .. } = self.source else { return None };
+        let (frames, interval_s) = (history + self.future, f64::from(frame_interval_ms) / 1e3);
+        Some(nextclip_scenes::traces(split, index as u64, width, height, frames, interval_s))
     }
 
     /// Fewest frames that are seen before a prediction.

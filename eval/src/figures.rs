@@ -30,12 +30,16 @@ pub fn curve(report: &Report, measure: Measure) -> Plot {
         ("prediction", Forecaster::Prediction),
         ("last frame", Forecaster::LastFrame),
         ("linear", Forecaster::Linear),
+        ("exact tracking", Forecaster::Tracked),
         ("ceiling", Forecaster::Ceiling),
     ];
-    lines.into_iter().fold(plot, |plot, (name, forecaster)| {
-        let values = report.horizon_s().iter().copied().zip(report.curve(measure, forecaster));
-        plot.with(Line::new(name, values.collect()))
-    })
+    lines.into_iter().filter(|(_, forecaster)| report.has(*forecaster)).fold(
+        plot,
+        |plot, (name, forecaster)| {
+            let values = report.horizon_s().iter().copied().zip(report.curve(measure, forecaster));
+            plot.with(Line::new(name, values.collect()))
+        },
+    )
 }
 
 /// Title and vertical axis; short, since the legend stands beside the axis' name.

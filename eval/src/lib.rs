@@ -34,6 +34,7 @@ mod report;
 pub mod rollout;
 mod score;
 mod table;
+mod tracked;
 
 pub use clips::{Clip, Clips, FEWEST_SEEN, Footage, Part, Selection};
 pub use compare::{Comparison, Pair, Stage, compare};

@@ -7,6 +7,7 @@ use nextclip_predictor::Predictor;
 use crate::clips::{Clip, Clips};
 use crate::draw::{Drawing, encode, see};
 use crate::score::{Score, Truth};
+use crate::tracked;
 
 /// What foretells the coming frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,14 +20,16 @@ pub enum Forecaster {
     LastFrame,
     /// The last two frames seen, continued linearly, pixel by pixel.
     Linear,
+    /// Things followed without error, going on as they did; of generated scenes alone. What comes into sight is given.
+    Tracked,
     /// The real frames through encoder and decoder: what a perfect prediction of latents would reach.
     Ceiling,
 }
 
 impl Forecaster {
     /// All of them, in the order of declaration.
-    pub const ALL: [Self; 5] =
-        [Self::Prediction, Self::Decoder, Self::LastFrame, Self::Linear, Self::Ceiling];
+    pub const ALL: [Self; 6] =
+        [Self::Prediction, Self::Decoder, Self::LastFrame, Self::Linear, Self::Tracked, Self::Ceiling];
 
     /// In words.
     pub fn name(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Forecaster {
             Self::Decoder => "prediction, decoder alone",
             Self::LastFrame => "last frame repeated",
             Self::Linear => "linear continuation",
+            Self::Tracked => "exact tracking, unseen given",
             Self::Ceiling => "autoencoder's ceiling",
         }
     }
@@ -52,7 +56,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// One score a predicted frame.
+    /// One score a predicted frame; none where a forecaster does not know the footage.
     pub fn scores(&self, forecaster: Forecaster) -> &[Score] {
         &self.scores[forecaster as usize]
     }
@@ -78,14 +82,23 @@ pub fn measure(
 ) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     for index in 0..clips.len() {
-        let of_clip = predict(predictor, &clips.clip(index), index, drawing);
+        let clip = clips.clip(index);
+        let tracked = clips.traces(index).zip(clip.seen.last());
+        let tracked = tracked.map(|(traces, last)| tracked::continued(&traces, last, &clip.came));
+        let of_clip = predict(predictor, &clip, &tracked.unwrap_or_default(), index, drawing);
         samples.extend(of_clip.with_context(|| format!("clip {index}"))?);
         progress();
     }
     Ok(samples)
 }
 
-fn predict(predictor: &mut Predictor, clip: &Clip, index: usize, drawing: &Drawing) -> Result<Vec<Sample>> {
+fn predict(
+    predictor: &mut Predictor,
+    clip: &Clip,
+    tracked: &[Picture],
+    index: usize,
+    drawing: &Drawing,
+) -> Result<Vec<Sample>> {
     let Clip { seen, came } = clip;
     see(predictor, seen)?;
     let last = seen.last().context("no frame to predict from")?;
@@ -95,15 +108,19 @@ fn predict(predictor: &mut Predictor, clip: &Clip, index: usize, drawing: &Drawi
         truths.iter().zip(pictures).map(|(truth, picture)| truth.score(picture)).collect()
     };
     let latents: Latents = encode(predictor, came)?;
-    let ceiling = score(&predictor.decode(&latents)?)?;
-    let last_frame = score(&vec![last.clone(); came.len()])?;
     let continued: Vec<_> = (1..=came.len()).map(|step| continued(before, last, step)).collect();
-    let linear = score(&continued)?;
+    let rivals = [
+        score(&vec![last.clone(); came.len()])?,
+        score(&continued)?,
+        score(tracked)?,
+        score(&predictor.decode(&latents)?)?,
+    ];
     let draws = drawing.draw(predictor, index, 0)?;
     let measured = draws.iter().map(|latents| {
         let predicted = predictor.render(latents)?;
         let decoder = score(&predictor.decode(latents)?)?;
-        let scores = [score(&predicted)?, decoder, last_frame.clone(), linear.clone(), ceiling.clone()];
+        let [last_frame, linear, tracked, ceiling] = rivals.clone();
+        let scores = [score(&predicted)?, decoder, last_frame, linear, tracked, ceiling];
         Ok(Sample { index, predicted, scores })
     });
     measured.collect()

@@ -154,14 +154,19 @@ impl Report {
         mean(curve.into_iter().filter(|value| value.is_finite()))
     }
 
-    /// All forecasters over the horizon.
+    /// Whether the footage was one that `forecaster` knows.
+    pub fn has(&self, forecaster: Forecaster) -> bool {
+        self.samples.iter().any(|sample| !sample.scores(forecaster).is_empty())
+    }
+
+    /// All forecasters that know the footage, over the horizon.
     pub fn table(&self, measure: Measure) -> Table {
         let columns = self.horizon_s.iter().map(|s| format!("+{s:.1} s")).chain(["all".to_owned()]);
         let title = match measure {
             Measure::Psnr => format!("{}, {} clips", measure.title(), self.clips),
             _ => measure.title().to_owned(),
         };
-        Forecaster::ALL.into_iter().fold(
+        Forecaster::ALL.into_iter().filter(|forecaster| self.has(*forecaster)).fold(
             Table::new(title, columns, measure.decimals()),
             |table, forecaster| {
                 let mut values = self.curve(measure, forecaster);

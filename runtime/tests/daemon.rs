@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used)] // also in the helpers of tests
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use nextclip_core::Picture;
 use nextclip_media::rtsp_server::{RtspCamera, Served};
@@ -17,12 +18,19 @@ use serde_json::Value;
 /// Longer than any of these runs may take, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The bundle of random weights, exported once.
+/// The bundle of random weights, exported once for each build of these tests, also where every test has its own process.
 fn bundle() -> &'static Path {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
     BUNDLE.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("daemon-bundle");
-        RandomCheckpoint::tiny().export(&folder).unwrap();
+        let tests = std::env::current_exe().unwrap();
+        let built = tests.metadata().unwrap().modified().unwrap().duration_since(UNIX_EPOCH).unwrap();
+        let folder =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("daemon-bundle-{}", built.as_millis()));
+        let lock = File::create(folder.with_file_name("daemon-bundle.lock")).unwrap();
+        lock.lock().unwrap();
+        if !folder.exists() {
+            RandomCheckpoint::tiny().export(&folder).unwrap();
+        }
         folder
     })
 }

@@ -17,8 +17,9 @@ use crate::fit::Course;
 use crate::footage::Origin;
 use crate::loss::Loss;
 use crate::model::{Model, grows};
+use crate::motion::is_motions;
+use crate::noise::noised;
 use crate::params::Params;
-use crate::train_predictor::{is_motions, noised};
 use crate::vae::is_encoders;
 use crate::windows::{Noise, PIXEL_FLOOR, Window, Windows, learn, log_mse, paints};
 

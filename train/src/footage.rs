@@ -55,6 +55,13 @@ impl FromStr for Origin {
 
 /// Frames of a generated clip, unless a window is longer.
 const SCENE_CLIP_FRAMES: usize = 20;
+/// Frames that a window holds before its last clip, at the least, where the footage is shorter than a window.
+const SHORTEST_HISTORY: usize = 5;
+
+/// Frames of the shortest stretch that is learned from: one frame to predict needs a few to see.
+pub fn shortest(geometry: &Geometry) -> usize {
+    geometry.clip + geometry.history.min(SHORTEST_HISTORY)
+}
 
 /// `count` pictures of different generated scenes, or every picture of a video's `part`.
 pub fn pictures(origin: &Origin, geometry: &Geometry, part: Split, count: usize) -> Result<Vec<Picture>> {

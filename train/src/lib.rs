@@ -20,6 +20,7 @@ pub mod loss;
 mod loss_table;
 pub mod model;
 pub mod motion;
+pub mod noise;
 pub mod optim;
 pub mod params;
 pub mod pool;

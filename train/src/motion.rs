@@ -14,6 +14,11 @@ const REFINE_WIDTH: usize = 64;
 /// What places past are trusted by at first, before the sigmoid.
 const TRUST: f32 = 2.0;
 
+/// Whether a tensor belongs to the motion that a model may have besides.
+pub fn is_motions(name: &str) -> bool {
+    name.starts_with("motion.")
+}
+
 /// What a model with motion has besides: a stem that reads cost volumes, the layer that says where cells go, and what refines
 /// that. The first two start small, since what moves, moves little at first; the last by changing nothing.
 pub fn motion_specs(config: &TransformerConfig, geometry: &Geometry, motion: &Motion) -> Vec<Spec> {

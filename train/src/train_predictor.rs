@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
-use nextclip_core::{Geometry, Motion, sampler};
+use nextclip_core::{Geometry, Motion};
 use nextclip_scenes::Trace;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -17,6 +17,8 @@ use crate::footage::{self, Origin, POINT_STRIDE};
 use crate::gradients;
 use crate::loss::Loss;
 use crate::model::Model;
+use crate::motion::is_motions;
+use crate::noise::{noised, noised_history, normal};
 use crate::params::Params;
 use crate::pool::{Pool, Wanted, stacked};
 use crate::transformer::{Sequence, Transformer};
@@ -62,15 +64,6 @@ pub struct Plan {
 
 /// Weight of the motion's error, log(1 + pixels), beside the latents' mean square.
 const MOTION_WEIGHT: f64 = 0.3;
-/// History is trained slightly noised: its timestep is uniform from here to 1.
-pub(crate) const HISTORY_T_MIN: f64 = 0.9;
-/// Frames that a window holds before its last clip, at the least, where the footage is shorter than a window.
-const SHORTEST_HISTORY: usize = 5;
-
-/// Frames of the shortest stretch that is learned from: one frame to predict needs a few to see.
-pub(crate) fn shortest(geometry: &Geometry) -> usize {
-    geometry.clip + geometry.history.min(SHORTEST_HISTORY)
-}
 
 /// Trains, or goes on. Returns the weights' average, or, with patience, the best.
 pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params> {
@@ -100,7 +93,7 @@ pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params
     let wanted = Wanted {
         scenes: plan.pool,
         frames: plan.frames,
-        shortest: shortest(&plan.geometry),
+        shortest: footage::shortest(&plan.geometry),
         motion: plan.motion,
     };
     let path = plan.course.dir.join("predictor.latents.safetensors");
@@ -115,11 +108,6 @@ pub fn train(plan: &Plan, vae_config: &VaeConfig, vae: &Params) -> Result<Params
     let mut params = fit("predictor", &plan.course, params, gradients, validate)?;
     params.merge_lora();
     Ok(params)
-}
-
-/// Whether a tensor belongs to the motion that a model may have besides.
-pub(crate) fn is_motions(name: &str) -> bool {
-    name.starts_with("motion.")
 }
 
 /// The windows of a step that are computed together: one on a CPU, all of them on a GPU.
@@ -228,18 +216,11 @@ impl Batch {
                 t.extend(std::iter::repeat_n(time, clip));
             }
         }
-        let t_in: Vec<f32> =
-            (0..batch * history).map(|_| rng.random_range(HISTORY_T_MIN..=1.0) as f32).collect();
         let device = x1.device();
         let t = Tensor::from_slice(&t).reshape([batch, frames]).to_device(device);
-        let t_in = Tensor::from_slice(&t_in).reshape([batch, history]).to_device(device);
-        let noise = |stream: u64, like: &Tensor| {
-            let values = sampler::noise(seed, stream, like.numel());
-            Tensor::from_slice(&values).reshape(like.size()).to_device(device)
-        };
         let past = x1.narrow(1, 0, history);
-        let clean = noised(&past, &noise(2 * stream + 1, &past), &t_in);
-        let noisy = noised(x1, &noise(2 * stream, x1), &t);
+        let clean = noised_history(&past, &normal(&past, seed, 2 * stream + 1), rng);
+        let noisy = noised(x1, &normal(x1, seed, 2 * stream), &t);
         Self { x1: x1.shallow_clone(), noisy, clean, t, clip_sizes, moved: None, costs: None }
     }
 
@@ -261,12 +242,6 @@ impl Batch {
             _ => loss.into(),
         }
     }
-}
-
-/// `t x1 + (1 - t) x0` with t per frame, (B, F); the formula of [`sampler::noised`].
-pub(crate) fn noised(x1: &Tensor, x0: &Tensor, t: &Tensor) -> Tensor {
-    let t = t.reshape([t.size()[0], t.size()[1], 1, 1, 1]);
-    x0.lerp_tensor(x1, &t.expand_as(x1))
 }
 
 /// Clip sizes of 1 to `longest` frames that add up to `frames`, at least two of them: half of the time random,

@@ -15,6 +15,7 @@ use crate::fit::{Course, fit};
 use crate::footage::{self, Origin};
 use crate::gradients;
 use crate::loss::Loss;
+use crate::noise::normal;
 use crate::params::Params;
 use crate::pool;
 use crate::vae::{self, Vae};
@@ -86,10 +87,8 @@ pub fn train(plan: &Plan) -> Result<Params> {
 /// Mean squared and absolute error of the reconstruction of a posterior sample, and the divergence.
 pub fn loss(vae: &Vae<'_>, frames: &Tensor, seed: u64, stream: u64) -> Loss {
     let (mean, log_variance) = vae.posterior(frames);
-    let noise = nextclip_core::sampler::noise(seed, stream, mean.numel());
-    let noise = Tensor::from_slice(&noise).reshape(mean.size()).to_device(mean.device());
     let std = (&log_variance * 0.5).exp();
-    let difference = vae.decode(&(&mean + std * noise)) - frames;
+    let difference = vae.decode(&(&mean + std * normal(&mean, seed, stream))) - frames;
     let kl = (mean.square() + log_variance.exp() - 1.0 - &log_variance).sum(Kind::Float) * 0.5
         / (frames.size()[0] * frames.size()[2] * frames.size()[3]) as f64;
     Loss::of([

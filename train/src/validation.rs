@@ -1,15 +1,15 @@
 //! How good a predictor is while it is trained, on clips that it does not learn from.
 
 use anyhow::{Result, ensure};
-use nextclip_core::{Geometry, Motion, Picture, metrics, sampler};
+use nextclip_core::{Geometry, Motion, Picture, metrics};
 use nextclip_scenes::Split;
 use tch::{Kind, Tensor};
 
 use crate::costs::cost_volumes;
-use crate::footage::{self, Origin, What};
+use crate::footage::{self, Origin, What, shortest};
 use crate::model::{AtWork, Model, Past};
+use crate::noise::normal;
 use crate::sharpness::{gradient_energy, moving};
-use crate::train_predictor::shortest;
 use crate::vae::Vae;
 
 /// Clips of each source, at the most.
@@ -127,8 +127,7 @@ impl Set {
 
     fn score(&self, seed: u64, model: &AtWork<'_>) -> Score {
         tch::no_grad(|| {
-            let noise = sampler::noise(seed, u64::MAX, self.latents.numel());
-            let noise = Tensor::from_slice(&noise).reshape(self.latents.size()).to_device(self.seen.device());
+            let noise = normal(&self.latents, seed, u64::MAX);
             let estimate = model.estimate(&self.past, &noise, 0.0);
             let shown = model.pictures(&estimate, &self.seen).shown.clamp(-1.0, 1.0);
             let rebuilt = model.vae.decode(&self.latents.flatten(0, 1)).reshape(self.truth.size());

@@ -1,7 +1,7 @@
 //! Windows of pictures: what the runs learn from that train predictor and decoder together.
 
 use anyhow::Result;
-use nextclip_core::{Geometry, Motion, sampler};
+use nextclip_core::{Geometry, Motion};
 use nextclip_scenes::Trace;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -13,9 +13,9 @@ use crate::footage::{self, Origin};
 use crate::gradients;
 use crate::loss::Loss;
 use crate::model::{AtWork, Model, Past, Pictures};
+use crate::noise::{noised_history, normal};
 use crate::params::Params;
 use crate::pool::{Pool, Wanted};
-use crate::train_predictor::{HISTORY_T_MIN, noised, shortest};
 use crate::transformer::Estimate;
 use crate::vae::{Vae, is_autoencoders, is_encoders};
 use crate::validation::Validation;
@@ -42,7 +42,7 @@ impl Windows {
         Wanted {
             scenes: self.pool,
             frames: geometry.history + 2 * geometry.clip,
-            shortest: shortest(geometry),
+            shortest: footage::shortest(geometry),
             motion: None,
         }
     }
@@ -158,11 +158,8 @@ impl<'a> Window<'a> {
             (past, seen) = tch::no_grad(|| model.continued(&past, &seen, &noise));
             past = past.narrow((known + clip - most).max(0), (known + clip).min(most));
         }
-        let history = past.latents.size()[1];
-        let t_in: Vec<f32> =
-            (0..history).map(|_| self.rng.random_range(HISTORY_T_MIN..=1.0) as f32).collect();
-        let t_in = Tensor::from_slice(&t_in).unsqueeze(0).to_device(frames.device());
-        past.latents = noised(&past.latents, &self.noise(&past.latents, Noise::History), &t_in);
+        let noise = self.noise(&past.latents, Noise::History);
+        past.latents = noised_history(&past.latents, &noise, &mut self.rng);
         Start { frames, latents: all.latents, past, seen, clip }
     }
 
@@ -210,8 +207,7 @@ impl<'a> Window<'a> {
     }
 
     pub(crate) fn noise(&self, like: &Tensor, purpose: Noise) -> Tensor {
-        let values = sampler::noise(self.seed, 4 * self.stream + purpose as u64, like.numel());
-        Tensor::from_slice(&values).reshape(like.size()).to_device(like.device())
+        normal(like, self.seed, 4 * self.stream + purpose as u64)
     }
 }
 

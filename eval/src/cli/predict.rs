@@ -235,7 +235,9 @@ fn horizon_section(report: &Report) -> PageSection {
         title: "How far ahead".into(),
         text: vec![
             "Each line is one way to foretell the coming frames. The last frame repeated and the linear \
-             continuation need no model: a prediction is worth something only above both. The ceiling is what \
+             continuation need no model: a prediction is worth something only above both. Exact tracking, of \
+             generated scenes, knows without error where everything was, lets it go on as it did, and is shown \
+             what comes into sight: above it, a prediction has foreseen more than that. The ceiling is what \
              a perfect prediction of latents would reach through this autoencoder; a prediction that keeps \
              real background may pass it."
                 .into(),
