@@ -30,7 +30,7 @@ pub fn curve(report: &Report, measure: Measure) -> Plot {
         ("prediction", Forecaster::Prediction),
         ("last frame", Forecaster::LastFrame),
         ("linear", Forecaster::Linear),
-        ("exact tracking", Forecaster::Tracked),
+        ("tracked", Forecaster::Tracked),
         ("ceiling", Forecaster::Ceiling),
     ];
     lines.into_iter().filter(|(_, forecaster)| report.has(*forecaster)).fold(

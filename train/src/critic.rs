@@ -12,7 +12,7 @@ const SLOPE: f64 = 0.2;
 /// Pictures are disturbed by so much, on the scale of [-1, 1], where the critic must stay smooth.
 const DISTURBANCE: f64 = 0.02;
 /// Weight of its unevenness there.
-const SMOOTHNESS_WEIGHT: f64 = 100.0;
+const SMOOTHNESS_WEIGHT: f64 = 20.0;
 /// Weight of a part in which nothing moves, beside 1 where everything does.
 const QUIET_WEIGHT: f64 = 0.05;
 

@@ -60,7 +60,7 @@ const EDGES_WEIGHT: f64 = 0.8;
 /// Energy of edges, in squared levels of 255, that is as good as none.
 const EDGES_FLOOR: f64 = 1000.0;
 /// Weight of edges where there are none.
-const TEXTURE_WEIGHT: f64 = 0.5;
+const TEXTURE_WEIGHT: f64 = 1.5;
 /// Energy of edges of a cell, in squared levels of 255 a pixel, that nobody sees.
 const TEXTURE_FLOOR: f64 = 20.0;
 /// Weight of the motion's distance from the true one.
