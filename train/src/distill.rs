@@ -66,9 +66,9 @@ const TEXTURE_FLOOR: f64 = 20.0;
 /// Weight of the motion's distance from the true one.
 const MOTION_WEIGHT: f64 = 0.5;
 /// Weight of nearness where nothing moves: there is but one future, and it is known.
-const STILL_WEIGHT: f64 = 0.2;
+const STILL_WEIGHT: f64 = 1.0;
 /// Weight of plain reconstruction, which the decoder must not forget.
-const RECONSTRUCTION_WEIGHT: f64 = 0.05;
+const RECONSTRUCTION_WEIGHT: f64 = 0.3;
 
 /// Distils, or goes on, and writes the student's checkpoint.
 pub fn run(plan: &Plan) -> Result<()> {
