@@ -18,12 +18,13 @@ use nextclip_scenes::Trace;
 pub(crate) fn continued(traces: &[Trace], last: &Picture, came: &[Picture]) -> Vec<Picture> {
     let (past, future) = traces.split_at(traces.len() - came.len());
     let Some((now, before)) = past.split_last() else { return Vec::new() };
+    let (rows, columns, _) = last.dim();
     let mut ways = before.iter().rev().map(|then| now.displacements_to(then, 1));
     let [q_1, q_2] = [ways.next(), ways.next()];
     let of_frame = |(index, (trace, came)): (usize, (&Trace, &Picture))| {
         let from = trace.displacements_to(now, 1);
         let mut picture = came.clone();
-        for ((y, x, channel), value) in picture.indexed_iter_mut() {
+        for ((y, x), mut pixel) in ndarray::indices((rows, columns)).into_iter().zip(picture.rows_mut()) {
             let seen = [from[[y, x, 0]], from[[y, x, 1]]];
             if seen[0].is_nan() {
                 continue;
@@ -34,7 +35,8 @@ pub(crate) fn continued(traces: &[Trace], last: &Picture, came: &[Picture]) -> V
                 None => f32::NAN,
             };
             let goes = [0, 1].map(|axis| goes_on(index + 1, way(&q_1, axis), way(&q_2, axis)));
-            *value = colour(last, [x as f32 - goes[0], y as f32 - goes[1]], channel);
+            let source = [x as f32 - goes[0], y as f32 - goes[1]];
+            pixel.iter_mut().enumerate().for_each(|(channel, value)| *value = colour(last, source, channel));
         }
         picture
     };

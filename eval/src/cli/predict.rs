@@ -24,6 +24,9 @@ mean or sample? One step of this kind of model gives the mean of what may come: 
 where the future is open. More steps draw one of the possible futures: sharp, and further off in PSNR.
 Use mean for scores, sample for pictures. Without --mode the bundle's own number of steps is used.
 
+Generated scenes have one more rival, which no camera has: exact tracking knows where everything was, lets
+it go on as it did, and is shown what comes into sight.
+
 The moving area is where what came departs from the last frame seen by more than 12 of 255 levels.
 --steps-curve measures realism beside distortion for each number of steps; it wants some hundred clips.
 --before draws another bundle's curve over it: a teacher's and its student's, before and after.
