@@ -5,14 +5,12 @@ use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
 use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
-use crate::following::{RESPONSE, Recent, corrected, follow, follow_specs, warp};
+use crate::following::{RESPONSE, Recent, follow, follow_specs, warp};
 use crate::motion::convolved;
 use crate::params::{Init, Params, Spec};
 
 /// Hidden channels of the blend.
 const BLEND_WIDTH: usize = 16;
-/// What moves less, in pixels, is the last frame's.
-const MOVES_PX: f64 = 0.5;
 
 /// The tensors of following and of the blend. The blend's last layer starts small, so that all sources weigh about the
 /// same.
@@ -141,87 +139,6 @@ impl<'a> Compositor<'a> {
     }
 }
 
-/// How far the places (n, N, K, 2, H, W) that pixels are taken from are from the true ones (n, N, 2, H, W): the mean of
-/// log(1 + pixels) of the nearest candidate, over all that moves. NaN where the truth is not known.
-pub fn source_error(sources: &Tensor, truth: &Tensor) -> Tensor {
-    nearest_error(sources, &truth.unsqueeze(2), 3)
-}
-
-/// How far the displacements of `motion` (B, H, M, m, h, w) of cells of `scale` pixels are from the true ones of points
-/// (B, H, M, 2, h * r, w * r) in them, in pixels: the mean of [`source_error`] over the moments to come, corrected by
-/// `response` as if the pictures said exactly where the points were; and how far from there they are looked for.
-pub fn motion_error(
-    sizes: &Motion,
-    motion: &Tensor,
-    truth: &Tensor,
-    response: Option<&Tensor>,
-    scale: f64,
-) -> Tensor {
-    let (size, points) = (motion.size(), truth.size());
-    let (rows, columns) = (size[4], size[5]);
-    let per_cell = points[4] / rows;
-    // (B, H, M, K, .., h, 1, w, 1) against (B, H, M, 1, 2, h, r, w, r)
-    let values = motion.unflatten(3, [sizes.candidates as i64, -1].as_slice()).unsqueeze(6).unsqueeze(-1);
-    let truth =
-        truth.unsqueeze(3).reshape([&points[..3], &[1, 2, rows, per_cell, columns, per_cell]].concat());
-    let mut places = values.narrow(4, 0, 2) * scale;
-    let followed = sizes.followed_frames().len() as i64;
-    let clip = size[2] - followed;
-    let mut missed = Vec::new();
-    for index in 0..followed {
-        let moment = clip + index;
-        let there = truth.select(2, moment);
-        let off =
-            (&there - places.select(2, moment)).where_self(&there.isnan().logical_not(), &there.zeros_like());
-        let limit = f64::from(Motion::FOLLOW_LIMIT) * Motion::FOLLOW_STEPS as f64;
-        // How far pictures are to be trusted is learned where there are pictures.
-        let trust = values.select(2, moment).narrow(3, 2, 1).sigmoid().detach();
-        let found = off.clamp(-limit, limit) * trust;
-        if let Some(response) = response {
-            places = corrected(&places, 2, &found, response, index);
-        }
-        missed.push(off);
-    }
-    let to_come = truth.narrow(2, 0, clip);
-    let error = nearest_error(&places.narrow(2, 0, clip), &to_come, 4);
-    if missed.is_empty() {
-        return error;
-    }
-    let first = values.narrow(2, 0, 1).narrow(4, 0, 2) * scale;
-    error + missed_error(&Tensor::stack(&missed, 2), &truth.narrow(2, clip, followed), &first, &to_come)
-}
-
-/// Mean of log(1 + distance) of what is `missed` (B, H, F, K, 2, ..) of where points were, `truth`, by the candidate that is
-/// nearest to the thing at the `first` moment to come: one candidate is one thing. Points at rest count as much as those
-/// that move, or nobody says where they were.
-fn missed_error(missed: &Tensor, truth: &Tensor, first: &Tensor, to_come: &Tensor) -> Tensor {
-    let sum = |x: &Tensor| x.square().sum_dim_intlist([4_i64].as_slice(), false, Kind::Float);
-    let next = to_come.narrow(2, 0, 1);
-    let chosen = sum(&(first - next.nan_to_num(0.0, None, None))).argmin(3, true);
-    // The root has no slope at zero without the addition.
-    let off = (sum(missed) + 0.01).sqrt();
-    let chosen = chosen.expand([&[-1, -1, off.size()[2], -1], &off.size()[4..]].concat(), false);
-    let off = off.gather(3, &chosen, false).log1p();
-    let square = sum(truth);
-    let known = next.isnan().logical_not().select(4, 0);
-    let mean = |counts: Tensor| {
-        let counts = counts.logical_and(&known);
-        (&off * &counts).sum(Kind::Float) / counts.sum(Kind::Float).clamp_min(1.0)
-    };
-    mean(square.ge(MOVES_PX * MOVES_PX)) + mean(square.lt(MOVES_PX * MOVES_PX))
-}
-
-/// Mean of log(1 + distance) between displacements and true ones along `axis`, of the nearest candidate, which are along
-/// the axis before it, over all that moves.
-fn nearest_error(displacements: &Tensor, truth: &Tensor, axis: i64) -> Tensor {
-    let sum = |x: Tensor| x.sum_dim_intlist([axis].as_slice(), false, Kind::Float);
-    let moves = sum(truth.square()).ge(MOVES_PX * MOVES_PX);
-    // The root has no slope at zero without the addition.
-    let off = (sum((displacements - truth.nan_to_num(0.0, None, None)).square()) + 0.01).sqrt();
-    let nearest = off.amin([axis - 1].as_slice(), true).log1p();
-    (nearest * &moves).sum(Kind::Float) / moves.sum(Kind::Float).clamp_min(1.0)
-}
-
 /// Places of cells, x then y, (2, rows * columns).
 fn places(rows: i64, columns: i64, device: Device) -> Tensor {
     let count = |len: i64| Tensor::arange(len, (Kind::Float, device));
@@ -242,6 +159,7 @@ fn keep_unchanged(predicted: &Tensor, last: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ways::source_error;
 
     /// A cell that moves takes the places before it along; where nothing lands, the density is low.
     #[test]

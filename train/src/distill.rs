@@ -10,7 +10,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nextclip_core::sampler::{TimeGrid, step_fraction};
 use rand::RngExt;
 use tch::{Device, Kind, Tensor};
@@ -21,7 +21,7 @@ use crate::fit::Course;
 use crate::footage::Origin;
 use crate::loss::Loss;
 use crate::model::{AtWork, Model, Past};
-use crate::params::Params;
+use crate::params::{Params, load_tensors};
 use crate::sharpness::{energy_of_cells, gradient_energy, moving};
 use crate::vae::is_encoders;
 use crate::windows::{Noise, PIXEL_FLOOR, Window, Windows, learn, log_mse, paints};
@@ -39,6 +39,8 @@ pub struct Plan {
     pub origins: Vec<Origin>,
     /// How windows are drawn.
     pub windows: Windows,
+    /// The critic of an earlier run, its tensors as [`CRITIC_FILE`] has them; a new one without.
+    pub critic: Option<PathBuf>,
     /// Numbers of denoising steps that the student is made for, each as often as the others.
     pub steps: Vec<usize>,
     /// Whether only the pictures are learned, that is decoder and blend, of the predictor's draws as they are.
@@ -50,6 +52,9 @@ pub struct Plan {
     /// Where tensors live.
     pub device: Device,
 }
+
+/// Where a run's folder keeps the critic at its end: the next run's need not start afresh.
+pub const CRITIC_FILE: &str = "critic.safetensors";
 
 /// Weight of the critic's word.
 const CRITIC_WEIGHT: f64 = 3.0;
@@ -64,7 +69,7 @@ const TEXTURE_WEIGHT: f64 = 1.5;
 /// Energy of edges of a cell, in squared levels of 255 a pixel, that nobody sees.
 const TEXTURE_FLOOR: f64 = 20.0;
 /// Weight of the motion's distance from the true one.
-const MOTION_WEIGHT: f64 = 0.5;
+const MOTION_WEIGHT: f64 = 1.0;
 /// Weight of nearness where nothing moves: there is but one future, and it is known.
 const STILL_WEIGHT: f64 = 1.0;
 /// Weight of plain reconstruction, which the decoder must not forget.
@@ -85,7 +90,11 @@ pub fn run(plan: &Plan) -> Result<()> {
     let new = |specs: &[_]| Params::new(specs, plan.windows.seed, plan.compute, plan.device);
     let mut transformer = new(&model.specs());
     transformer.assign(&checkpoint::load_transformer(&plan.checkpoint)?)?;
-    let mut params = transformer.union(vae).union(new(&critic::specs(&geometry)));
+    let mut judge = new(&critic::specs(&geometry));
+    if let Some(path) = &plan.critic {
+        judge.assign(&load_tensors(path)?).with_context(|| path.display().to_string())?;
+    }
+    let mut params = transformer.union(vae).union(judge);
 
     params.freeze_unless(|name| match plan.pictures_only {
         true => paints(name) || is_critics(name),
@@ -93,7 +102,8 @@ pub fn run(plan: &Plan) -> Result<()> {
     });
     let loss = |window: Window<'_>, params: &Params| loss(window, plan, &model, params);
     let params = learn("distill", &plan.course, &plan.windows, &plan.origins, &model, params, loss)?;
-    let (_, student) = params.partition(is_critics);
+    let (critic, student) = params.partition(is_critics);
+    critic.save(&plan.course.dir.join(CRITIC_FILE), Kind::Float)?;
     checkpoint::save_adapted(&plan.out, &model, trained, plan.course.steps, student)
 }
 

@@ -1,6 +1,5 @@
 //! What a model learns from: generated scenes and video files, as stretches of evenly paced pictures.
 
-use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -111,34 +110,6 @@ pub fn scene_traces(part: Split, seed: u64, geometry: &Geometry, shortest: usize
     let &Geometry { width, height, frame_interval_ms, .. } = geometry;
     let interval_s = f64::from(frame_interval_ms) / 1e3;
     nextclip_scenes::traces(part, seed, width, height, SCENE_CLIP_FRAMES.max(shortest), interval_s)
-}
-
-/// Where the pixels of `later` moments were at the moment `last`, (n, 2, H, W); the same of NaN.
-pub fn sources(last: &Trace, later: &[&Trace]) -> Tensor {
-    Tensor::stack(&later.iter().map(|later| displacement(later, last, 1)).collect::<Vec<_>>(), 0)
-}
-
-/// Every so many pixels, along both axes, a point is followed.
-pub(crate) const POINT_STRIDE: usize = 4;
-
-/// Where points of each of the `frames` are at the `moments`, so many frames later or, below 0, earlier, (frames, moments,
-/// 2, rows, columns), x then y in pixels; NaN where that is not known, as at moments beyond the first and the last.
-pub fn ways(traces: &[&Trace], frames: Range<usize>, moments: &[isize]) -> Tensor {
-    let of_frame = |from: usize| {
-        let at = |moment: &isize| match from.checked_add_signed(*moment).and_then(|to| traces.get(to)) {
-            Some(to) => displacement(traces[from], to, POINT_STRIDE),
-            None => displacement(traces[from], traces[from], POINT_STRIDE) * f64::NAN,
-        };
-        Tensor::stack(&moments.iter().map(at).collect::<Vec<_>>(), 0)
-    };
-    Tensor::stack(&frames.map(of_frame).collect::<Vec<_>>(), 0)
-}
-
-fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {
-    let found = from.displacements_to(to, stride);
-    let (rows, columns, axes) = found.dim();
-    let values: Vec<f32> = found.iter().copied().collect();
-    Tensor::from_slice(&values).reshape([rows as i64, columns as i64, axes as i64]).permute([2, 0, 1])
 }
 
 /// Pictures to one tensor (n, H, W, 3), 8 bit.

@@ -31,4 +31,5 @@ pub mod train_vae;
 pub mod transformer;
 pub mod vae;
 mod validation;
+pub mod ways;
 pub mod windows;

@@ -11,9 +11,8 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint;
-use crate::compositing::motion_error;
 use crate::fit::{Course, fit};
-use crate::footage::{self, Origin, POINT_STRIDE};
+use crate::footage::{self, Origin};
 use crate::gradients;
 use crate::loss::Loss;
 use crate::model::Model;
@@ -24,6 +23,7 @@ use crate::pool::{Pool, Wanted, stacked};
 use crate::transformer::{Sequence, Transformer};
 use crate::vae::Vae;
 use crate::validation::Validation;
+use crate::ways::Ways;
 
 /// What the user chose.
 #[derive(Clone, Debug)]
@@ -158,19 +158,15 @@ impl<'a> Part<'a> {
         if first { batch } else { batch.without_first() }
     }
 
-    /// Where points of `history` clean frames are at the moments of each, (B, H, M, 2, rows, columns), x then y in pixels;
-    /// NaN where that is not known.
-    fn moved(&self, history: usize, plan: &Plan, sizes: &Motion) -> Tensor {
+    /// Where points of `history` clean frames are at the moments of each.
+    fn moved(&self, history: usize, plan: &Plan, sizes: &Motion) -> Ways {
         let Geometry { height, width, clip, .. } = plan.geometry;
         let moments = sizes.moments(clip);
-        let shape =
-            [history, moments.len(), 2, height / POINT_STRIDE, width / POINT_STRIDE].map(|side| side as i64);
-        let unknown = || Tensor::full(shape, f64::NAN, (Kind::Float, Device::Cpu));
         let of_window = |traces: &Option<Vec<&Trace>>| match traces {
-            Some(traces) => footage::ways(traces, 0..history, &moments),
-            None => unknown(),
+            Some(traces) => Ways::of(traces, 0..history, &moments),
+            None => Ways::unknown([history, moments.len(), height, width]),
         };
-        Tensor::stack(&self.traces.iter().map(of_window).collect::<Vec<_>>(), 0).to_device(plan.device)
+        Ways::cat(&self.traces.iter().map(of_window).collect::<Vec<_>>()).to_device(plan.device)
     }
 }
 
@@ -182,8 +178,8 @@ pub struct Batch {
     clean: Tensor,
     t: Tensor,
     clip_sizes: Vec<usize>,
-    /// Where points of the clean frames go, where motion is trained; see [`Part::moved`].
-    moved: Option<Tensor>,
+    /// Where points of the clean frames go, where motion is trained.
+    moved: Option<Ways>,
     /// Cost volumes of the clean frames, where motion is trained.
     costs: Option<Tensor>,
 }
@@ -236,7 +232,7 @@ impl Batch {
         let loss = (estimate.x1 - &self.x1).square().mean(Kind::Float);
         match (model.motion(), estimate.motion, &self.moved) {
             (Some(sizes), Some(motion), Some(moved)) => {
-                let off = motion_error(&sizes, &motion, moved, model.response(), model.pixels_per_cell());
+                let off = moved.error(&sizes, &motion, model.response(), model.pixels_per_cell());
                 Loss::of([("latents", loss), ("motion", off * MOTION_WEIGHT)])
             }
             _ => loss.into(),

@@ -7,7 +7,6 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
-use crate::compositing::{motion_error, source_error};
 use crate::fit::{Course, fit};
 use crate::footage::{self, Origin};
 use crate::gradients;
@@ -19,6 +18,7 @@ use crate::pool::{Pool, Wanted};
 use crate::transformer::Estimate;
 use crate::vae::{Vae, is_autoencoders, is_encoders};
 use crate::validation::Validation;
+use crate::ways::{self, Ways, source_error};
 
 /// Pictures of a window that are rebuilt from their latents beside the predicted ones.
 const REBUILT: usize = 2;
@@ -171,9 +171,9 @@ impl<'a> Window<'a> {
         let motion = model.transformer.motion().zip(estimate.motion.as_ref());
         let motion = motion.and_then(|(sizes, motion)| {
             let clip = pictures.shown.size()[1] as usize;
-            let truth = self.displacements(motion.size()[1] as usize, clip, &sizes)?;
+            let truth = self.ways(motion.size()[1] as usize, clip, &sizes)?;
             let (response, scale) = (model.transformer.response(), model.transformer.pixels_per_cell());
-            Some(motion_error(&sizes, motion, &truth, response, scale))
+            Some(truth.error(&sizes, motion, response, scale))
         });
         let none = Tensor::zeros([], (Kind::Float, self.pictures.device()));
         sources.into_iter().chain(motion).fold(none, |sum, error| sum + error)
@@ -184,26 +184,17 @@ impl<'a> Window<'a> {
     fn sources(&self, clip: usize) -> Option<Tensor> {
         let traces = self.traces.as_ref()?;
         let (past, future) = traces.split_at(traces.len() - clip);
-        Some(self.turned(footage::sources(past[past.len() - 1], future)).unsqueeze(0))
+        let sources = ways::sources(past[past.len() - 1], future);
+        let sources = if self.mirrored { ways::mirrored(&sources) } else { sources };
+        Some(sources.unsqueeze(0).to_device(self.pictures.device()))
     }
 
-    /// Where points of the last `history` frames before the last `clip` are at the moments of each, (1, H, M, 2, rows,
-    /// columns), where that is known.
-    fn displacements(&self, history: usize, clip: usize, sizes: &Motion) -> Option<Tensor> {
+    /// Where points of the last `history` frames before the last `clip` are at the moments of each, where that is known.
+    fn ways(&self, history: usize, clip: usize, sizes: &Motion) -> Option<Ways> {
         let traces = self.traces.as_ref()?;
         let first = traces.len() - clip - history;
-        let ways = footage::ways(traces, first..first + history, &sizes.moments(clip));
-        Some(self.turned(ways).unsqueeze(0))
-    }
-
-    /// Displacements (.., 2, rows, columns) of the film as displacements of these pictures.
-    fn turned(&self, displacements: Tensor) -> Tensor {
-        let displacements = if self.mirrored {
-            displacements.flip([-1]) * Tensor::from_slice(&[-1.0_f32, 1.0]).reshape([2, 1, 1])
-        } else {
-            displacements
-        };
-        displacements.to_device(self.pictures.device())
+        let ways = Ways::of(traces, first..first + history, &sizes.moments(clip));
+        Some(if self.mirrored { ways.mirrored() } else { ways }.to_device(self.pictures.device()))
     }
 
     pub(crate) fn noise(&self, like: &Tensor, purpose: Noise) -> Tensor {

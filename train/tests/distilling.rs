@@ -9,6 +9,7 @@ use common::{GEOMETRY, MOTION, course, transformer_config, vae_config};
 use nextclip_core::checkpoint::Trained;
 use nextclip_core::sampler;
 use nextclip_train::critic::{self, Critic};
+use nextclip_train::distill::CRITIC_FILE;
 use nextclip_train::fit::Course;
 use nextclip_train::footage::Origin;
 use nextclip_train::model::Model;
@@ -43,6 +44,7 @@ fn plan(dir: &Path, out: &str, steps: u64) -> distill::Plan {
         origins: vec![Origin::SCENES],
         course: Course { validate_every: 50, ..course(&dir.join("run"), steps, schedule) },
         windows: Windows { batch: 2, own_past: 0.0, pool: 3, seed: 1 },
+        critic: None,
         steps: vec![1, 2],
         pictures_only: false,
         nearness: 0.2,
@@ -89,6 +91,28 @@ fn a_student_of_pictures_alone_keeps_its_predictor() {
         assert!(tensor.equal(&after[name]) || name.starts_with("motion.blend."), "{name} changed");
     }
     assert!(!before["motion.blend.0.weight"].equal(&after["motion.blend.0.weight"]));
+}
+
+#[test]
+fn a_critic_goes_on_in_the_next_run() {
+    tch::set_num_threads(1);
+    let dir = tempfile::tempdir().unwrap();
+    let first = plan(dir.path(), "first", 50);
+    distill::run(&first).unwrap();
+    let critic = Some(first.course.dir.join(CRITIC_FILE));
+    let course = Course { dir: dir.path().join("next run"), ..first.course.clone() };
+    let next = distill::Plan { critic, course, pictures_only: true, ..plan(dir.path(), "next", 50) };
+    distill::run(&next).unwrap();
+    let [before, after] =
+        [&first, &next].map(|plan| load_tensors(&plan.course.dir.join(CRITIC_FILE)).unwrap());
+    let tensors = before.iter().map(|(name, tensor)| (name, tensor, &after[name]));
+    for (name, before, after) in tensors.filter(|(name, ..)| name.ends_with("look.weight")) {
+        let far = (after - before).norm().double_value(&[]) / before.norm().double_value(&[]);
+        assert!(far > 0.0 && far < 0.5, "{name} is {far} of its size from where it went on");
+    }
+    let missing = distill::Plan { critic: Some(dir.path().join("none")), ..next };
+    let error = format!("{:#}", distill::run(&missing).unwrap_err());
+    assert!(error.contains("none"), "{error}");
 }
 
 #[test]

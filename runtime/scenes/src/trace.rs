@@ -1,6 +1,6 @@
 //! Where things in a scene are, beside how they look: what moved where between two moments, exactly.
 
-use ndarray::Array3;
+use ndarray::{Array2, Array3};
 
 use crate::look::{Form, Look};
 use crate::math::{Vec2, unit, vec2};
@@ -59,12 +59,10 @@ impl Trace {
         let other_of: Vec<Option<usize>> =
             self.strokes.iter().map(|stroke| self.partner(stroke, other)).collect();
         let (rows, columns) = (self.height / stride, self.width / stride);
-        let middle = stride as f64 / 2.0;
         let mut found = Array3::from_elem((rows, columns, 2), f32::NAN);
         for ((row, column), mut pixel) in ndarray::indices((rows, columns)).into_iter().zip(found.rows_mut())
         {
-            let at = |index: usize| (index * stride) as f64 + middle;
-            let point = vec2(at(column), at(row)) * (1.0 / scale);
+            let point = self.point((row, column), stride);
             let top = self.top(point);
             let source = match top {
                 None => Some(point + self.corner - other.corner),
@@ -82,6 +80,19 @@ impl Trace {
             }
         }
         found
+    }
+
+    /// What every `stride`-th pixel of this moment along both axes belongs to, (height / stride, width / stride): things are
+    /// numbered from 1 on, from the back to the front; 0 is the ground.
+    pub fn things(&self, stride: usize) -> Array2<usize> {
+        let shape = (self.height / stride, self.width / stride);
+        Array2::from_shape_fn(shape, |place| self.top(self.point(place, stride)).map_or(0, |index| index + 1))
+    }
+
+    /// The middle of the `stride` x `stride` pixels at a place, row and column.
+    fn point(&self, (row, column): (usize, usize), stride: usize) -> Vec2 {
+        let at = |index: usize| (index * stride) as f64 + stride as f64 / 2.0;
+        vec2(at(column), at(row)) * (1.0 / self.height as f64)
     }
 
     /// The frontmost stroke at a point; `None` where the ground shows.

@@ -34,6 +34,9 @@ pub(super) struct DistillArgs {
     /// a step. For the last of several runs.
     #[arg(long)]
     pictures_only: bool,
+    /// The critic to go on with, RUN/critic.safetensors of an earlier run; a new one, which knows nothing at first, if not given.
+    #[arg(long, value_name = "FILE")]
+    critic: Option<PathBuf>,
     /// Weight of nearness to what came, latent cell by latent cell, beside the critic's word: less is freer and further off.
     #[arg(long, default_value_t = 0.3)]
     nearness: f64,
@@ -78,6 +81,7 @@ impl DistillArgs {
             out: self.out,
             origins: self.source,
             windows: Windows { batch: self.batch, own_past: 0.0, pool: self.pool, seed: self.machine.seed },
+            critic: self.critic,
             steps: self.denoising_steps,
             pictures_only: self.pictures_only,
             nearness: self.nearness,

@@ -1,0 +1,235 @@
+//! Where the things of generated scenes truly go, and how far what a model says is from that.
+
+use std::ops::Range;
+
+use nextclip_core::Motion;
+use nextclip_scenes::Trace;
+use tch::{Device, Kind, Tensor};
+
+use crate::following::corrected;
+
+/// Every so many pixels, along both axes, a point is followed.
+pub const POINT_STRIDE: usize = 4;
+/// What moves less, in pixels, is the last frame's.
+const MOVES_PX: f64 = 0.5;
+
+/// Where points of some frames are at some moments.
+#[derive(Debug)]
+pub struct Ways {
+    /// Displacements (B, H, M, 2, rows, columns), x then y in pixels; NaN where they are not known.
+    displacements: Tensor,
+    /// What the points belong to, numbered frame by frame, (B, H, rows, columns); 0 is the ground.
+    things: Tensor,
+}
+
+impl Ways {
+    /// Of points of each of the `frames` at the `moments`, so many frames later or, below 0, earlier; not known at moments beyond
+    /// the first and the last.
+    pub fn of(traces: &[&Trace], frames: Range<usize>, moments: &[isize]) -> Self {
+        let of_frame = |from: usize| {
+            let at = |moment: &isize| match from.checked_add_signed(*moment).and_then(|to| traces.get(to)) {
+                Some(to) => displacement(traces[from], to, POINT_STRIDE),
+                None => displacement(traces[from], traces[from], POINT_STRIDE) * f64::NAN,
+            };
+            Tensor::stack(&moments.iter().map(at).collect::<Vec<_>>(), 0)
+        };
+        let things = |frame: usize| {
+            let things = traces[frame].things(POINT_STRIDE);
+            let numbers: Vec<i64> = things.iter().map(|&thing| thing as i64).collect();
+            Tensor::from_slice(&numbers).reshape([things.nrows() as i64, things.ncols() as i64])
+        };
+        Self {
+            displacements: Tensor::stack(&frames.clone().map(of_frame).collect::<Vec<_>>(), 0).unsqueeze(0),
+            things: Tensor::stack(&frames.map(things).collect::<Vec<_>>(), 0).unsqueeze(0),
+        }
+    }
+
+    /// Of `frames` frames of `height` x `width` pixels at so many moments, none of them known.
+    pub fn unknown([frames, moments, height, width]: [usize; 4]) -> Self {
+        let [rows, columns] = [height, width].map(|side| side / POINT_STRIDE);
+        let size = |sides: &[usize]| sides.iter().map(|&side| side as i64).collect::<Vec<_>>();
+        let displacements = size(&[1, frames, moments, 2, rows, columns]);
+        Self {
+            displacements: Tensor::full(displacements, f64::NAN, (Kind::Float, Device::Cpu)),
+            things: Tensor::zeros(size(&[1, frames, rows, columns]), (Kind::Int64, Device::Cpu)),
+        }
+    }
+
+    /// Those of several windows as one.
+    pub fn cat(all: &[Self]) -> Self {
+        let each = |part: fn(&Self) -> &Tensor| Tensor::cat(&all.iter().map(part).collect::<Vec<_>>(), 0);
+        Self { displacements: each(|ways| &ways.displacements), things: each(|ways| &ways.things) }
+    }
+
+    /// The same of pictures that are left for right.
+    pub fn mirrored(&self) -> Self {
+        Self { displacements: mirrored(&self.displacements), things: self.things.flip([-1]) }
+    }
+
+    /// The same on a device.
+    pub fn to_device(&self, device: Device) -> Self {
+        let to = |x: &Tensor| x.to_device(device);
+        Self { displacements: to(&self.displacements), things: to(&self.things) }
+    }
+
+    /// How far the displacements of `motion` (B, H, M, m, h, w) of cells of `scale` pixels are from the true ones, in
+    /// log(1 + pixels): at the moments to come, corrected by `response` as if the pictures said exactly where the points were; and
+    /// how far from there they are looked for.
+    pub fn error(&self, sizes: &Motion, motion: &Tensor, response: Option<&Tensor>, scale: f64) -> Tensor {
+        let (size, points) = (motion.size(), self.displacements.size());
+        let (rows, columns) = (size[4], size[5]);
+        let per_cell = points[4] / rows;
+        // (B, H, M, K, .., h, 1, w, 1) against (B, H, M, 1, 2, h, r, w, r)
+        let values = motion.unflatten(3, [sizes.candidates as i64, -1].as_slice()).unsqueeze(6).unsqueeze(-1);
+        let truth = self
+            .displacements
+            .unsqueeze(3)
+            .reshape([&points[..3], &[1, 2, rows, per_cell, columns, per_cell]].concat());
+        let mut places = values.narrow(4, 0, 2) * scale;
+        let followed = sizes.followed_frames().len() as i64;
+        let clip = size[2] - followed;
+        let mut missed = Vec::new();
+        for index in 0..followed {
+            let moment = clip + index;
+            let there = truth.select(2, moment);
+            let off = (&there - places.select(2, moment))
+                .where_self(&there.isnan().logical_not(), &there.zeros_like());
+            let limit = f64::from(Motion::FOLLOW_LIMIT) * Motion::FOLLOW_STEPS as f64;
+            // How far pictures are to be trusted is learned where there are pictures.
+            let trust = values.select(2, moment).narrow(3, 2, 1).sigmoid().detach();
+            let found = off.clamp(-limit, limit) * trust;
+            if let Some(response) = response {
+                places = corrected(&places, 2, &found, response, index);
+            }
+            missed.push(off);
+        }
+        let to_come = truth.narrow(2, 0, clip);
+        let error = self.things_error(&places.narrow(2, 0, clip), &to_come);
+        if missed.is_empty() {
+            return error;
+        }
+        let first = values.narrow(2, 0, 1).narrow(4, 0, 2) * scale;
+        error + missed_error(&Tensor::stack(&missed, 2), &truth.narrow(2, clip, followed), &first, &to_come)
+    }
+
+    /// How far things are where they are going, by displacements (B, H, M, K, 2, h, 1, w, 1) against true ones (B, H, M, 1, 2, h, r,
+    /// w, r): the mean over all that moves of log(1 + d), d the root of a thing's mean square distance by its best candidate.
+    /// A thing goes one way: were each of its points free to take another candidate, or each the likeliest
+    /// of several futures, it would go to pieces.
+    fn things_error(&self, displacements: &Tensor, truth: &Tensor) -> Tensor {
+        let sum = |x: Tensor| x.sum_dim_intlist([4_i64].as_slice(), false, Kind::Float);
+        let size = displacements.size();
+        let (frames, moments, candidates) = (size[0] * size[1], size[2], size[3]);
+        let by_point = |x: Tensor, of_each: i64| x.reshape([frames, moments, of_each, -1]);
+        let moves = by_point(sum(truth.square()).ge(MOVES_PX * MOVES_PX).to_kind(Kind::Float), 1);
+        let square = sum((displacements - truth.nan_to_num(0.0, None, None)).square());
+        let square = by_point(square, candidates) * &moves;
+        let of_thing = self.things.reshape([frames, -1]).one_hot(-1).to_kind(Kind::Float).unsqueeze(1);
+        let points = moves.matmul(&of_thing); // (B H, M, 1, things)
+        // The root has no slope at zero without the addition.
+        let off = (square.matmul(&of_thing) / points.clamp_min(1.0) + 0.01).sqrt().log1p();
+        let all = (off * &points).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float); // (B H, K, things)
+        all.amin([1_i64].as_slice(), false).sum(Kind::Float) / points.sum(Kind::Float).clamp_min(1.0)
+    }
+}
+
+/// Where the pixels of `later` moments were at the moment `last`, (n, 2, H, W), x then y in pixels; NaN where they could not be
+/// seen.
+pub fn sources(last: &Trace, later: &[&Trace]) -> Tensor {
+    Tensor::stack(&later.iter().map(|later| displacement(later, last, 1)).collect::<Vec<_>>(), 0)
+}
+
+/// How far the places (n, N, K, 2, H, W) that pixels are taken from are from the true ones (n, N, 2, H, W): the mean of
+/// log(1 + pixels) of the nearest candidate, over all that moves. NaN where the truth is not known.
+pub fn source_error(sources: &Tensor, truth: &Tensor) -> Tensor {
+    let truth = truth.unsqueeze(2);
+    let sum = |x: Tensor| x.sum_dim_intlist([3_i64].as_slice(), false, Kind::Float);
+    let moves = sum(truth.square()).ge(MOVES_PX * MOVES_PX);
+    // The root has no slope at zero without the addition.
+    let off = (sum((sources - truth.nan_to_num(0.0, None, None)).square()) + 0.01).sqrt();
+    let nearest = off.amin([2_i64].as_slice(), true).log1p();
+    (nearest * &moves).sum(Kind::Float) / moves.sum(Kind::Float).clamp_min(1.0)
+}
+
+/// Displacements (.., 2, rows, columns) of pictures that are left for right.
+pub fn mirrored(displacements: &Tensor) -> Tensor {
+    displacements.flip([-1]) * Tensor::from_slice(&[-1.0_f32, 1.0]).reshape([2, 1, 1])
+}
+
+/// Mean of log(1 + distance) of what is `missed` (B, H, F, K, 2, ..) of where points were, `truth`, by the candidate that is
+/// nearest to the thing at the `first` moment to come: one candidate is one thing. Points at rest count as much as those
+/// that move, or nobody says where they were.
+fn missed_error(missed: &Tensor, truth: &Tensor, first: &Tensor, to_come: &Tensor) -> Tensor {
+    let sum = |x: &Tensor| x.square().sum_dim_intlist([4_i64].as_slice(), false, Kind::Float);
+    let next = to_come.narrow(2, 0, 1);
+    let chosen = sum(&(first - next.nan_to_num(0.0, None, None))).argmin(3, true);
+    // The root has no slope at zero without the addition.
+    let off = (sum(missed) + 0.01).sqrt();
+    let chosen = chosen.expand([&[-1, -1, off.size()[2], -1], &off.size()[4..]].concat(), false);
+    let off = off.gather(3, &chosen, false).log1p();
+    let square = sum(truth);
+    let known = next.isnan().logical_not().select(4, 0);
+    let mean = |counts: Tensor| {
+        let counts = counts.logical_and(&known);
+        (&off * &counts).sum(Kind::Float) / counts.sum(Kind::Float).clamp_min(1.0)
+    };
+    mean(square.ge(MOVES_PX * MOVES_PX)) + mean(square.lt(MOVES_PX * MOVES_PX))
+}
+
+fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {
+    let found = from.displacements_to(to, stride);
+    let (rows, columns, axes) = found.dim();
+    let values: Vec<f32> = found.iter().copied().collect();
+    Tensor::from_slice(&values).reshape([rows as i64, columns as i64, axes as i64]).permute([2, 0, 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: Motion = Motion { candidates: 2, features: 0, reach: 1, earlier: 0, refined: false };
+
+    /// Two cells of 8 x 8 pixels side by side, 2 x 2 points each, that move by 8 and by 16 pixels to the right, or only as
+    /// one of both does.
+    fn ways(things: [i64; 2], moved: [f32; 2]) -> Ways {
+        let by_cell = |values: Tensor| values.repeat_interleave_self_int(2, -1, None);
+        let x = by_cell(Tensor::from_slice(&moved)).expand([1, 1, 1, 2, 4], false);
+        let displacements = Tensor::stack(&[&x, &x.zeros_like()], 3);
+        let things = by_cell(Tensor::from_slice(&things)).expand([1, 1, 2, 4], false).contiguous();
+        Ways { displacements, things }
+    }
+
+    /// Candidates' x in cells, the first cell's and the second's.
+    fn said(candidates: [[f32; 2]; 2]) -> Tensor {
+        let candidate = |x: &[f32; 2]| {
+            let x = Tensor::from_slice(x);
+            Tensor::stack(&[&x, &x.zeros_like(), &x.zeros_like()], 0)
+        };
+        let all: Vec<Tensor> = candidates.iter().map(candidate).collect();
+        Tensor::cat(&all, 0).reshape([1, 1, 1, 6, 1, 2])
+    }
+
+    fn error(ways: &Ways, motion: &Tensor) -> f64 {
+        ways.error(&SIZES, motion, None, 8.0).double_value(&[])
+    }
+
+    #[test]
+    fn a_thing_goes_by_one_candidate() {
+        let torn = said([[1.0, 9.0], [9.0, 1.0]]);
+        let whole = said([[1.0, 1.0], [9.0, 9.0]]);
+        let one_thing = ways([1, 1], [8.0, 8.0]);
+        assert!(error(&one_thing, &whole) < 0.1);
+        assert!(error(&one_thing, &torn) > 3.0);
+        // Two things may each take their own.
+        assert!(error(&ways([1, 2], [8.0, 8.0]), &torn) < 0.1);
+        // What stays and what is not known do not count.
+        assert_eq!(error(&ways([0, 1], [0.0, f32::NAN]), &torn), 0.0);
+    }
+
+    #[test]
+    fn pictures_left_for_right_move_the_other_way() {
+        let ways = ways([1, 2], [8.0, -16.0]).mirrored();
+        assert!(error(&ways, &said([[2.0, -1.0], [9.0, 9.0]])) < 0.1);
+        assert!(Vec::<i64>::try_from(ways.things.flatten(0, -1)).unwrap().starts_with(&[2, 2, 1, 1]));
+    }
+}
