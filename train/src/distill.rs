@@ -61,7 +61,7 @@ const CRITIC_WEIGHT: f64 = 3.0;
 /// Weight of the draws' energy score.
 const ENERGY_WEIGHT: f64 = 2.0;
 /// Weight of how much edge there is.
-const EDGES_WEIGHT: f64 = 0.8;
+const EDGES_WEIGHT: f64 = 2.0;
 /// Energy of edges, in squared levels of 255, that is as good as none.
 const EDGES_FLOOR: f64 = 1000.0;
 /// Weight of edges where there are none.

@@ -203,3 +203,37 @@ fn traces_say_where_things_were() {
         assert!(off < 0.3 * still_off, "{kind:?}: {off} against {still_off} where nothing is moved");
     }
 }
+
+/// Points of one thing keep their distances, whatever it does.
+#[test]
+fn things_move_as_a_whole() {
+    for kind in Kind::ALL {
+        let mut pairs = 0;
+        for seed in 0..4 {
+            let mut scene = Scene::of_kind(kind, Split::Train, seed, 96, 80);
+            let now = scene.trace();
+            scene.advance(INTERVAL_S);
+            let displacements = now.displacements_to(&scene.trace(), 4);
+            let points: Vec<_> = now
+                .things(4)
+                .indexed_iter()
+                .map(|((row, column), &thing)| {
+                    let [x, y] = [0, 1].map(|axis| displacements[[row, column, axis]]);
+                    (thing, [4.0 * column as f32, 4.0 * row as f32], [x, y])
+                })
+                .filter(|(thing, _, moved)| *thing > 0 && !moved[0].is_nan())
+                .collect();
+            for (index, (thing, place, moved)) in points.iter().enumerate() {
+                for (_, other, by) in points[..index].iter().filter(|(number, ..)| number == thing) {
+                    let between = |a: [f32; 2], b: [f32; 2]| (a[0] - b[0]).hypot(a[1] - b[1]);
+                    let after = |place: &[f32; 2], by: &[f32; 2]| [place[0] + by[0], place[1] + by[1]];
+                    let (then, before) =
+                        (between(after(place, moved), after(other, by)), between(*place, *other));
+                    assert!((then - before).abs() < 0.01, "{kind:?}: {before} pixels apart, then {then}");
+                    pairs += 1;
+                }
+            }
+        }
+        assert!(pairs > 50, "{kind:?}: {pairs} pairs");
+    }
+}
