@@ -126,8 +126,7 @@ impl Ways {
         let square = by_point(square, candidates) * &moves;
         let of_thing = self.things.reshape([frames, -1]).one_hot(-1).to_kind(Kind::Float).unsqueeze(1);
         let points = moves.matmul(&of_thing); // (B H, M, 1, things)
-        // The root has no slope at zero without the addition.
-        let off = (square.matmul(&of_thing) / points.clamp_min(1.0) + 0.01).sqrt().log1p();
+        let off = log_distance(&(square.matmul(&of_thing) / points.clamp_min(1.0)));
         let all = (off * &points).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float); // (B H, K, things)
         all.amin([1_i64].as_slice(), false).sum(Kind::Float) / points.sum(Kind::Float).clamp_min(1.0)
     }
@@ -145,9 +144,8 @@ pub fn source_error(sources: &Tensor, truth: &Tensor) -> Tensor {
     let truth = truth.unsqueeze(2);
     let sum = |x: Tensor| x.sum_dim_intlist([3_i64].as_slice(), false, Kind::Float);
     let moves = sum(truth.square()).ge(MOVES_PX * MOVES_PX);
-    // The root has no slope at zero without the addition.
-    let off = (sum((sources - truth.nan_to_num(0.0, None, None)).square()) + 0.01).sqrt();
-    let nearest = off.amin([2_i64].as_slice(), true).log1p();
+    let off = log_distance(&sum((sources - truth.nan_to_num(0.0, None, None)).square()));
+    let nearest = off.amin([2_i64].as_slice(), true);
     (nearest * &moves).sum(Kind::Float) / moves.sum(Kind::Float).clamp_min(1.0)
 }
 
@@ -163,10 +161,9 @@ fn missed_error(missed: &Tensor, truth: &Tensor, first: &Tensor, to_come: &Tenso
     let sum = |x: &Tensor| x.square().sum_dim_intlist([4_i64].as_slice(), false, Kind::Float);
     let next = to_come.narrow(2, 0, 1);
     let chosen = sum(&(first - next.nan_to_num(0.0, None, None))).argmin(3, true);
-    // The root has no slope at zero without the addition.
-    let off = (sum(missed) + 0.01).sqrt();
+    let off = log_distance(&sum(missed));
     let chosen = chosen.expand([&[-1, -1, off.size()[2], -1], &off.size()[4..]].concat(), false);
-    let off = off.gather(3, &chosen, false).log1p();
+    let off = off.gather(3, &chosen, false);
     let square = sum(truth);
     let known = next.isnan().logical_not().select(4, 0);
     let mean = |counts: Tensor| {
@@ -174,6 +171,11 @@ fn missed_error(missed: &Tensor, truth: &Tensor, first: &Tensor, to_come: &Tenso
         (&off * &counts).sum(Kind::Float) / counts.sum(Kind::Float).clamp_min(1.0)
     };
     mean(square.ge(MOVES_PX * MOVES_PX)) + mean(square.lt(MOVES_PX * MOVES_PX))
+}
+
+/// log(1 + d) of squared distances d^2 in pixels. The root has no slope at zero without the addition.
+fn log_distance(square: &Tensor) -> Tensor {
+    (square + 0.01).sqrt().log1p()
 }
 
 fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {
@@ -224,6 +226,15 @@ mod tests {
         assert!(error(&ways([1, 2], [8.0, 8.0]), &torn) < 0.1);
         // What stays and what is not known do not count.
         assert_eq!(error(&ways([0, 1], [0.0, f32::NAN]), &torn), 0.0);
+    }
+
+    #[test]
+    fn sources_count_by_the_nearest_candidate_where_they_are_known() {
+        let candidates = Tensor::from_slice(&[-16.0_f32, 8.0, 3.0, 3.0]).reshape([1, 1, 2, 2, 1, 1]);
+        let truth = Tensor::from_slice(&[-16.0_f32, 8.0]).reshape([1, 1, 2, 1, 1]);
+        assert!(source_error(&candidates, &truth).double_value(&[]) < 0.1);
+        assert!(source_error(&candidates, &(&truth + 20.0)).double_value(&[]) > 2.0);
+        assert_eq!(source_error(&candidates, &(truth * f64::NAN)).double_value(&[]), 0.0);
     }
 
     #[test]
