@@ -5,6 +5,7 @@ mod following;
 mod motion;
 mod random_checkpoint;
 mod reference;
+mod rigid;
 mod spoil;
 
 pub use decode_graph::DecodeGraph;

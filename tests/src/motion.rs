@@ -12,7 +12,7 @@ pub(crate) type Planes = Array3<f64>;
 
 /// What lands on the cells of a predicted frame, of one candidate.
 struct Landed {
-    /// Displacements x and y in cells, density, features: (3 + F, h, w).
+    /// What `R^T p` is added to where p comes from, x and y in cells; density, features; cosine and sine of R: (5 + F, h, w).
     cells: Array3<f64>,
 }
 
@@ -97,14 +97,14 @@ impl Reference {
         Ok(cells.into_shape_with_order((moments, sizes.channels(), rows, columns))?)
     }
 
-    /// What `motion` (m, h, w) makes of the last frame, of the `earlier` ones and of the decoder's picture: levels (H, W, 3),
+    /// What `motion` (m, h, w) with its `turns` (2 K, h, w) makes of the last frame, of the `earlier` ones and of the decoder's picture: levels (H, W, 3),
     /// not rounded.
     pub fn composite(
         &self,
         decoded: &Picture,
         last: &Picture,
         earlier: &[Picture],
-        motion: ArrayView3<'_, f64>,
+        [motion, turns]: [ArrayView3<'_, f64>; 2],
     ) -> anyhow::Result<Array3<f64>> {
         let (sizes, geometry) = self.sizes()?;
         let scale = geometry.vae_scale as f64;
@@ -115,7 +115,8 @@ impl Reference {
         for candidate in 0..sizes.candidates {
             let first = candidate * sizes.candidate_channels();
             let of_candidate = motion.slice(s![first..first + sizes.candidate_channels(), .., ..]);
-            let landed = Landed::new(&of_candidate.to_owned());
+            let turns = turns.slice(s![2 * candidate..2 * candidate + 2, .., ..]);
+            let landed = Landed::new(&of_candidate.to_owned(), &turns.to_owned());
             let landed: Vec<_> = landed.cells.outer_iter().map(|plane| plane.to_owned()).collect();
             let at = |channel: usize, y: usize, x: usize| {
                 let cell = |pixel: usize| (pixel as f64 + 0.5) / scale - 0.5;
@@ -124,8 +125,13 @@ impl Reference {
             let moved = |picture: &Planes| {
                 let picture = [0, 1, 2].map(|rgb| picture.index_axis(Axis(0), rgb).to_owned());
                 Array3::from_shape_fn((3, rows, columns), |(rgb, y, x)| {
-                    let (u_x, u_y) = (-scale * at(0, y, x), -scale * at(1, y, x));
-                    between(&picture[rgb], y as f64 + u_y, x as f64 + u_x)
+                    let cell = |pixel: usize| (pixel as f64 + 0.5) / scale - 0.5;
+                    let (p_x, p_y) = (cell(x), cell(y));
+                    let [cosine, sine] = [3, 4].map(|channel| at(channel + sizes.features, y, x));
+                    let from_x = at(0, y, x) + cosine * p_x + sine * p_y;
+                    let from_y = at(1, y, x) - sine * p_x + cosine * p_y;
+                    let pixel = |cell: f64| (cell + 0.5) * scale - 0.5;
+                    between(&picture[rgb], pixel(from_y), pixel(from_x))
                 })
             };
             let of_last = moved(&sources[1]);
@@ -178,11 +184,21 @@ impl Reference {
 }
 
 impl Landed {
-    /// Of one candidate's values (3 + F, h, w).
-    fn new(motion: &Array3<f64>) -> Self {
-        let (channels, rows, columns) = motion.dim();
+    /// Of one candidate's values (3 + F, h, w) and its turns, (2, h, w).
+    fn new(motion: &Array3<f64>, turns: &Array3<f64>) -> Self {
+        let (_, rows, columns) = motion.dim();
         let sharpness = 1.0 / (2.0 * f64::from(Motion::SPREAD).powi(2));
-        let mut cells = Array3::zeros((channels, rows, columns));
+        let mut brought = concatenate![Axis(0), *motion, *turns];
+        for row in 0..rows {
+            for column in 0..columns {
+                let (x, y) =
+                    (column as f64 + motion[[0, row, column]], row as f64 + motion[[1, row, column]]);
+                let (cosine, sine) = (turns[[0, row, column]], turns[[1, row, column]]);
+                brought[[0, row, column]] = column as f64 - (cosine * x + sine * y);
+                brought[[1, row, column]] = row as f64 - (cosine * y - sine * x);
+            }
+        }
+        let mut cells = Array3::zeros(brought.dim());
         for row in 0..rows {
             for column in 0..columns {
                 let affinity = Array2::from_shape_fn((rows, columns), |(from_row, from_column)| {
@@ -194,8 +210,8 @@ impl Landed {
                 let greatest = affinity.fold(f64::NEG_INFINITY, |a, b| a.max(*b));
                 let shares = affinity.mapv(|a| (a - greatest).exp());
                 let sum = shares.sum();
-                for channel in 0..channels {
-                    let values = motion.index_axis(Axis(0), channel);
+                for channel in 0..brought.dim().0 {
+                    let values = brought.index_axis(Axis(0), channel);
                     cells[[channel, row, column]] = (&shares * &values).sum() / sum;
                 }
                 let limit = f64::from(Motion::DENSITY_LIMIT);

@@ -56,8 +56,8 @@ impl Bench {
 /// Those of a checkpoint, one candidate without features that looks as far as it can, and following without end.
 const SIZES: [Motion; 3] = [
     MOTION,
-    Motion { candidates: 1, features: 0, reach: 16, earlier: 0, refined: false },
-    Motion { candidates: 1, features: 1, reach: 1, earlier: 3, refined: true },
+    Motion { candidates: 1, features: 0, reach: 16, earlier: 0, refined: false, rigid: false },
+    Motion { candidates: 1, features: 1, reach: 1, earlier: 3, refined: true, rigid: false },
 ];
 
 fn latents(stream: u64, frames: usize) -> Latents {
@@ -157,11 +157,14 @@ fn pictures_are_those_of_the_formula() {
                 (0..sizes.earlier).map(|index| (index != 1).then(|| picture(10 + index as u64))).collect();
             let shown = decoder.pictures(&clip, &last, &earlier, &motion, 1.0).unwrap();
             let followed = bench.reference.follow(&motion, &last, &earlier).unwrap();
+            let (moved, turns) = bench.reference.together(&motion, &followed).unwrap();
             let stood_in: Vec<_> =
                 earlier.iter().map(|picture| picture.clone().unwrap_or_else(|| last.clone())).collect();
             let (mut off, mut changed) = (0.0_f64, 0.0_f64);
-            for ((decoded, shown), motion) in decoded.iter().zip(&shown).zip(followed.outer_iter()) {
-                let expected = bench.reference.composite(decoded, &last, &stood_in, motion).unwrap();
+            let moments = moved.outer_iter().zip(turns.outer_iter());
+            for ((decoded, shown), (motion, turns)) in decoded.iter().zip(&shown).zip(moments) {
+                let expected =
+                    bench.reference.composite(decoded, &last, &stood_in, [motion, turns]).unwrap();
                 for ((expected, &shown), &decoded) in expected.iter().zip(shown).zip(decoded) {
                     off = off.max((expected - f64::from(shown)).abs());
                     changed = changed.max((expected - f64::from(decoded)).abs());

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use crate::following::{RESPONSE, Recent, follow, follow_specs, warp};
 use crate::motion::convolved;
 use crate::params::{Init, Params, Spec};
+use crate::rigid::{Belonging, Turned, from_middle};
 
 /// Hidden channels of the blend.
 const BLEND_WIDTH: usize = 16;
@@ -61,11 +62,15 @@ impl<'a> Compositor<'a> {
         let recent = Recent::of(seen, self.motion.as_ref());
         match (&self.motion, motion) {
             (Some(sizes), Some(motion)) => {
-                let motion = match sizes.earlier {
+                let followed = match sizes.earlier {
                     0 => motion.shallow_clone(),
                     _ => follow(sizes, motion, &recent, self.params.root().full(RESPONSE), self.scale),
                 };
-                let landed = self.landed(sizes, &motion);
+                let belonging = sizes.rigid.then(|| {
+                    let values = motion.unflatten(2, [sizes.candidates as i64, -1].as_slice());
+                    Belonging::of(sizes, &values, followed.size()[1])
+                });
+                let landed = self.landed(sizes, &followed, belonging.as_ref());
                 let shown = self.blend(sizes, &decoded.clamp(-1.0, 1.0), &recent, &landed);
                 (shown, Some(landed.narrow(3, 0, 2)))
             }
@@ -103,14 +108,18 @@ impl<'a> Compositor<'a> {
 
     /// What lands on the pixels of predicted frames, of every candidate: where it comes from, x then y in pixels, how
     /// surely, and the features that it brings, (n, N, K, 3 + F, H, W).
-    fn landed(&self, sizes: &Motion, motion: &Tensor) -> Tensor {
+    fn landed(&self, sizes: &Motion, motion: &Tensor, belonging: Option<&Belonging>) -> Tensor {
         let size = motion.size();
         let (rows, columns) = (size[3], size[4]);
-        let candidates = sizes.candidates as i64;
-        // (n, N, K, 3 + F, cells)
-        let cells = motion.unflatten(2, [candidates, -1].as_slice()).flatten(-2, -1);
-        let displacements = cells.narrow(3, 0, 2);
-        let places = places(rows, columns, motion.device()); // (2, cells)
+        let values = motion.unflatten(2, [sizes.candidates as i64, -1].as_slice());
+        let together = belonging.map(|belonging| belonging.together(&values.narrow(3, 0, 2)));
+        let cells = |x: &Tensor| x.flatten(-2, -1);
+        let values = cells(&values); // (n, N, K, 3 + F, cells)
+        let displacements = match &together {
+            Some(together) => cells(&together.displacements),
+            None => values.narrow(3, 0, 2),
+        };
+        let places = from_middle([rows, columns], motion.device()).transpose(0, 1); // (2, cells)
         let landing = &displacements + &places;
 
         // |a - p|^2 = |a|^2 - 2 a p + |p|^2, as a product: (n, N, K, p, q).
@@ -119,15 +128,32 @@ impl<'a> Compositor<'a> {
             x.square().sum_dim_intlist([axis].as_slice(), keep, Kind::Float)
         };
         let distance = squares(&landing, 3, true) - cross * 2.0 + squares(&places, 0, false).unsqueeze(-1);
-        let affinity = cells.narrow(3, 2, 1) - distance / f64::from(2.0 * Motion::SPREAD * Motion::SPREAD);
+        let affinity = values.narrow(3, 2, 1) - distance / f64::from(2.0 * Motion::SPREAD * Motion::SPREAD);
         let limit = f64::from(Motion::DENSITY_LIMIT);
         let density = affinity.logsumexp([-1_i64].as_slice(), false).unsqueeze(3).clamp(-limit, limit);
         let choice = affinity.softmax(-1, Kind::Float);
         let carried = |values: &Tensor| values.matmul(&choice.transpose(-2, -1)); // (n, N, K, .., p)
-        let from = carried(&displacements) * (-self.scale);
-        let features = carried(&cells.narrow(3, 3, sizes.features as i64));
-        let landed = Tensor::cat(&[from, density, features], 3).unflatten(-1, [rows, columns].as_slice());
-        self.to_pixels(&landed)
+        let features = carried(&values.narrow(3, 3, sizes.features as i64));
+        let to_pixels =
+            |values: &[&Tensor]| self.to_pixels(&Tensor::cat(values, 3).unflatten(-1, [rows, columns].as_slice()));
+        let Some(Turned { turns, .. }) = &together else {
+            let from = carried(&displacements) * -self.scale;
+            return to_pixels(&[&from, &density, &features]);
+        };
+        let turns = cells(turns);
+        let from = carried(&(places - turned_back(&landing, &turns)));
+        let landed = to_pixels(&[&from, &carried(&turns), &density, &features]);
+        let pixels = self.pixels([rows, columns], motion.device());
+        let back = turned_back(&pixels, &landed.narrow(3, 2, 2)) - &pixels;
+        let from = (landed.narrow(3, 0, 2) + back) * self.scale;
+        Tensor::cat(&[&from, &landed.narrow(3, 4, 1 + sizes.features as i64)], 3)
+    }
+
+    /// Places of pixels from the frame's middle, in cells, x then y, (2, H, W).
+    fn pixels(&self, cells: [i64; 2], device: Device) -> Tensor {
+        let [rows, columns] = cells.map(|count| count * self.scale);
+        let places = from_middle([rows, columns], device) / self.scale as f64;
+        places.transpose(0, 1).unflatten(1, [rows, columns].as_slice())
     }
 
     /// Cells (n, N, K, m, h, w) to pixels (n, N, K, m, H, W).
@@ -139,11 +165,12 @@ impl<'a> Compositor<'a> {
     }
 }
 
-/// Places of cells, x then y, (2, rows * columns).
-fn places(rows: i64, columns: i64, device: Device) -> Tensor {
-    let count = |len: i64| Tensor::arange(len, (Kind::Float, device));
-    let grid = Tensor::meshgrid_indexing(&[count(rows), count(columns)], "ij");
-    Tensor::stack(&[grid[1].flatten(0, 1), grid[0].flatten(0, 1)], 0)
+/// Vectors, x then y, the fourth axis of those of `turns`, turned back by their cosines and sines.
+fn turned_back(vectors: &Tensor, turns: &Tensor) -> Tensor {
+    let axis = 3 - (turns.dim() - vectors.dim()) as i64;
+    let [x, y] = [0, 1].map(|index| vectors.narrow(axis, index, 1));
+    let [cosine, sine] = [0, 1].map(|index| turns.narrow(3, index, 1));
+    Tensor::cat(&[&x * &cosine + &y * &sine, y * cosine - x * sine], 3)
 }
 
 /// What a model without motion shows: the formula is [`nextclip_core::compositing`]'s.
@@ -163,7 +190,7 @@ mod tests {
     /// A cell that moves takes the places before it along; where nothing lands, the density is low.
     #[test]
     fn what_lands_is_what_was_sent_there() {
-        let sizes = Motion { candidates: 1, features: 1, reach: 2, earlier: 0, refined: false };
+        let sizes = Motion { candidates: 1, features: 1, reach: 2, earlier: 0, refined: false, rigid: false };
         let geometry = Geometry {
             height: 48,
             width: 64,
@@ -183,7 +210,7 @@ mod tests {
         for (channel, value) in [2.0, -1.0, 5.0, 0.7].into_iter().enumerate() {
             let _ = cell(channel as i64).fill_(value);
         }
-        let landed = compositor.landed(&sizes, &motion);
+        let landed = compositor.landed(&sizes, &motion, None);
         assert_eq!(landed.size(), [1, 1, 1, 4, 48, 64]);
         // The middle of cell (row 1, column 5).
         let at = |channel: i64| landed.double_value(&[0, 0, 0, channel, 12, 44]);
@@ -193,6 +220,6 @@ mod tests {
         assert!(far < -9.0, "density {far} where nothing lands");
 
         motion = motion.zeros_like();
-        assert_eq!(compositor.landed(&sizes, &motion).narrow(3, 0, 2).abs().max().double_value(&[]), 0.0);
+        assert_eq!(compositor.landed(&sizes, &motion, None).narrow(3, 0, 2).abs().max().double_value(&[]), 0.0);
     }
 }

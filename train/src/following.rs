@@ -200,7 +200,7 @@ mod tests {
     /// A texture that moves steadily; what the network says of it is half a pixel a frame off.
     #[test]
     fn places_past_are_found_and_move_those_to_come() {
-        let sizes = Motion { candidates: 1, features: 1, reach: 2, earlier: 2, refined: false };
+        let sizes = Motion { candidates: 1, features: 1, reach: 2, earlier: 2, refined: false, rigid: false };
         let noise = Tensor::from_slice(&sampler::noise(1, 0, 3 * 16 * 24)).reshape([1, 3, 16, 24]) * 0.5;
         let texture = noise.upsample_bicubic2d([64, 96], false, None, None);
         let at = |x: f64, y: f64| {

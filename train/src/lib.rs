@@ -24,6 +24,7 @@ pub mod noise;
 pub mod optim;
 pub mod params;
 pub mod pool;
+mod rigid;
 mod run;
 mod sharpness;
 pub mod train_predictor;

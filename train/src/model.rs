@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::compositing::{Compositor, compositing_specs};
 use crate::costs::cost_volumes;
-use crate::motion::motion_specs;
+use crate::motion::{self, motion_specs};
 use crate::params::{Params, Spec};
 use crate::transformer::{self, Estimate, Sequence, Transformer};
 use crate::vae::Vae;
@@ -51,15 +51,20 @@ impl Model {
         new: &Params,
     ) -> BTreeMap<String, Tensor> {
         match (had, self.motion) {
-            (Some(had), Some(has)) if grows(had, has) => self.grown(tensors, new),
+            (Some(had), Some(has)) if grows(had, has) => self.grown(tensors, had, new),
             _ => tensors,
         }
     }
 
-    /// The tensors of a checkpoint that has this motion but for the earlier pictures, or that it is refined; what is new to it is
-    /// as in `new`, but things were where they would be if they went the other way, and earlier pictures are hardly shown at
-    /// first.
-    fn grown(&self, tensors: BTreeMap<String, Tensor>, new: &Params) -> BTreeMap<String, Tensor> {
+    /// The tensors of a checkpoint that `had` this motion but for the earlier pictures, or that it is refined, or rigid; what is new to it
+    /// is as in `new`, but things were where they would be if they went the other way, and earlier pictures are hardly shown
+    /// at first, and cells hardly rigid.
+    fn grown(
+        &self,
+        tensors: BTreeMap<String, Tensor>,
+        had: Motion,
+        new: &Params,
+    ) -> BTreeMap<String, Tensor> {
         let added = |old: &Tensor, new: &Tensor, axis: i64| {
             let (had, has) = (old.size()[axis as usize], new.size()[axis as usize]);
             new.detach().narrow(axis, had, has - had)
@@ -73,7 +78,8 @@ impl Model {
             _ => old,
         };
         let mut old = tensors;
-        new.iter()
+        let mut grown: BTreeMap<String, Tensor> = new
+            .iter()
             .filter_map(|(name, new)| {
                 let tensor = match (old.remove(name), name) {
                     (Some(old), _) => widen(name, old, new),
@@ -83,7 +89,13 @@ impl Model {
                 };
                 Some((name.to_owned(), tensor))
             })
-            .collect()
+            .collect();
+        // What tokens had nothing to say in, they may have said anything in; what refines has never touched that.
+        let said = |sizes: &Motion| !had.rigid && sizes.rigid && had.followed_frames() == sizes.followed_frames();
+        if let (Some(sizes), Some(bias)) = (self.motion.filter(said), grown.get_mut("motion.refine.2.bias")) {
+            *bias = &*bias + Tensor::from_slice(&motion::seldom_rigid(&sizes, self.geometry.clip));
+        }
+        grown
     }
 
     /// Rows of `motion.linear` of a model without moments past with those of `new`, whose displacements are those of the
@@ -121,11 +133,11 @@ impl Model {
     }
 }
 
-/// Whether `new` is the same motion as `had`, but uses earlier pictures, or is refined, where that is not. What refines reads
+/// Whether `new` is the same motion as `had`, but uses earlier pictures, or is refined, or rigid, where that is not. What refines reads
 /// where things were in earlier pictures: a motion that is refined gets no such pictures any more.
 pub(crate) fn grows(had: Motion, new: Motion) -> bool {
     let earlier = if had.earlier == 0 && !had.refined { 0 } else { new.earlier };
-    had != new && had == Motion { earlier, refined: had.refined && new.refined, ..new }
+    had != new && had == Motion { earlier, refined: had.refined && new.refined, rigid: had.rigid && new.rigid, ..new }
 }
 
 /// A model with weights.

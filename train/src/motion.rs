@@ -13,6 +13,8 @@ const STEM_WIDTH: usize = 96;
 const REFINE_WIDTH: usize = 64;
 /// What places past are trusted by at first, before the sigmoid.
 const TRUST: f32 = 2.0;
+/// What cells' rigidity is at first, before the sigmoid: they go their own ways until they know what they belong to.
+const RIGIDITY: f32 = -3.0;
 
 /// Whether a tensor belongs to the motion that a model may have besides.
 pub fn is_motions(name: &str) -> bool {
@@ -39,12 +41,14 @@ pub fn motion_specs(config: &TransformerConfig, geometry: &Geometry, motion: &Mo
     conv("stem.1", [STEM_WIDTH, STEM_WIDTH, 3], 1.0);
     conv("stem.2", [d, STEM_WIDTH, p], 0.3);
     // (moment, candidate, channel)
-    let of_moment = |moment: &isize| {
+    let of_moment = |moment: isize| {
         let mut channels = vec![0.0; motion.candidate_channels()];
-        channels[2] = if *moment < 0 { TRUST } else { 0.0 };
+        channels[2] = if moment < 0 { TRUST } else { 0.0 };
         channels.repeat(motion.candidates)
     };
-    let bias: Vec<f32> = motion.moments(geometry.clip).iter().flat_map(of_moment).collect();
+    let trust = motion.moments(geometry.clip).into_iter().flat_map(of_moment);
+    let bias: Vec<f32> =
+        trust.zip(seldom_rigid(motion, geometry.clip)).map(|(trust, rigidity)| trust + rigidity).collect();
     if motion.refined {
         conv("refine.0", [REFINE_WIDTH, bias.len() + STEM_WIDTH, 3], 1.0);
         conv("refine.1", [REFINE_WIDTH, REFINE_WIDTH, 3], 1.0);
@@ -54,6 +58,19 @@ pub fn motion_specs(config: &TransformerConfig, geometry: &Geometry, motion: &Mo
     let bias = bias.repeat(p * p);
     add("linear", &[bias.len(), d], 0.02, Init::Values(bias));
     specs
+}
+
+/// Of all values of a cell those that say how rigid it is at first, where the model says that at all, (moment, candidate,
+/// channel).
+pub(crate) fn seldom_rigid(motion: &Motion, clip: usize) -> Vec<f32> {
+    let of_moment = |moment: isize| {
+        let mut channels = vec![0.0; motion.candidate_channels()];
+        if motion.rigid && moment == -(Motion::EARLIER[0] as isize) {
+            channels[3] = RIGIDITY;
+        }
+        channels.repeat(motion.candidates)
+    };
+    motion.moments(clip).into_iter().flat_map(of_moment).collect()
 }
 
 /// What a model makes of cost volumes (B, H, costs, h, w) at every cell, (B H, channels, h, w).

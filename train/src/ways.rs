@@ -7,11 +7,14 @@ use nextclip_scenes::Trace;
 use tch::{Device, Kind, Tensor};
 
 use crate::following::corrected;
+use crate::rigid::Belonging;
 
 /// Every so many pixels, along both axes, a point is followed.
 pub const POINT_STRIDE: usize = 4;
 /// What moves less, in pixels, is the last frame's.
 const MOVES_PX: f64 = 0.5;
+/// Weight of how badly cells know what they belong to, beside the distance of things in log(1 + pixels).
+const BELONGING_WEIGHT: f64 = 0.2;
 
 /// Where points of some frames are at some moments.
 #[derive(Debug)]
@@ -104,7 +107,13 @@ impl Ways {
             missed.push(off);
         }
         let to_come = truth.narrow(2, 0, clip);
-        let error = self.things_error(&places.narrow(2, 0, clip), &to_come);
+        let places = places.narrow(2, 0, clip);
+        let error = if sizes.rigid {
+            let values = values.squeeze_dim(-1).squeeze_dim(6).flatten(0, 1);
+            self.rigid_error(&Belonging::of(sizes, &values, clip), &places, &to_come, scale)
+        } else {
+            self.things_error(&places, &to_come).0
+        };
         if missed.is_empty() {
             return error;
         }
@@ -112,11 +121,47 @@ impl Ways {
         error + missed_error(&Tensor::stack(&missed, 2), &truth.narrow(2, clip, followed), &first, &to_come)
     }
 
+    /// The same of cells that move as one with what they belong to, and how badly they know that.
+    fn rigid_error(&self, belonging: &Belonging, places: &Tensor, truth: &Tensor, scale: f64) -> Tensor {
+        // Points of a cell were corrected each by itself; pictures say it of all of a cell.
+        let places = places.mean_dim([6_i64, 8].as_slice(), true, Kind::Float);
+        let size = places.size();
+        let (cells, points) = ([size[5], size[7]], truth.size()[6]);
+        let flat = places.squeeze_dim(-1).squeeze_dim(6).flatten(0, 1) / scale;
+        let together = belonging.together(&flat);
+        let mut one = size.clone();
+        one[4] = 1;
+        // Where points are from the middle of their cell, x then y.
+        let at = (Tensor::arange(points, (Kind::Float, places.device())) - (points - 1) as f64 / 2.0) * POINT_STRIDE as f64;
+        let (x, y) = (at.reshape([1, 1, 1, 1, points]), at.reshape([1, 1, points, 1, 1]));
+        let [cosine, sine] = [0, 1].map(|index| together.turns.narrow(3, index, 1).reshape(&one));
+        let turn = Tensor::cat(&[(&cosine - 1.0) * &x - &sine * &y, &sine * &x + (&cosine - 1.0) * &y], 4);
+        let (error, best) = self.things_error(&(together.displacements.reshape(&size) * scale + turn), truth);
+        error + belonging.error(&self.members(&best, size[3], cells)) * BELONGING_WEIGHT
+    }
+
+    /// Which thing each candidate of each cell is one of, (B H, K h w, things): the `best` (B H, things) one of a thing is, in the cells
+    /// that are mostly its own. None of them, where nothing is known.
+    fn members(&self, best: &Tensor, candidates: i64, [rows, columns]: [i64; 2]) -> Tensor {
+        let size = self.things.size();
+        let (frames, per_cell) = (size[0] * size[1], size[2] / rows);
+        let of_thing = self.things.flatten(0, 1).one_hot(-1).to_kind(Kind::Float);
+        let points = of_thing.reshape([frames, rows, per_cell, columns, per_cell, -1]).sum_dim_intlist(
+            [2_i64, 4].as_slice(),
+            false,
+            Kind::Float,
+        );
+        let known = self.displacements.isnan().logical_not().flatten(0, 1).flatten(1, -1).any_dim(1, false);
+        let own = points.gt((per_cell * per_cell) as f64 / 2.0).flatten(1, 2).logical_and(&known.reshape([-1, 1, 1]));
+        let best = best.one_hot(candidates).transpose(1, 2).unsqueeze(2); // (B H, K, 1, things)
+        (own.unsqueeze(1) * best).flatten(1, 2).to_kind(Kind::Float)
+    }
+
     /// How far things are where they are going, by displacements (B, H, M, K, 2, h, 1, w, 1) against true ones (B, H, M, 1, 2, h, r,
     /// w, r): the mean over all that moves of log(1 + d), d the root of a thing's mean square distance by its best candidate.
     /// A thing goes one way: were each of its points free to take another candidate, or each the likeliest
-    /// of several futures, it would go to pieces.
-    fn things_error(&self, displacements: &Tensor, truth: &Tensor) -> Tensor {
+    /// of several futures, it would go to pieces. And which candidate that is, (B H, things).
+    fn things_error(&self, displacements: &Tensor, truth: &Tensor) -> (Tensor, Tensor) {
         let sum = |x: Tensor| x.sum_dim_intlist([4_i64].as_slice(), false, Kind::Float);
         let size = displacements.size();
         let (frames, moments, candidates) = (size[0] * size[1], size[2], size[3]);
@@ -128,7 +173,8 @@ impl Ways {
         let points = moves.matmul(&of_thing); // (B H, M, 1, things)
         let off = log_distance(&(square.matmul(&of_thing) / points.clamp_min(1.0)));
         let all = (off * &points).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float); // (B H, K, things)
-        all.amin([1_i64].as_slice(), false).sum(Kind::Float) / points.sum(Kind::Float).clamp_min(1.0)
+        let (least, best) = all.min_dim(1, false);
+        (least.sum(Kind::Float) / points.sum(Kind::Float).clamp_min(1.0), best)
     }
 }
 
@@ -189,7 +235,7 @@ fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {
 mod tests {
     use super::*;
 
-    const SIZES: Motion = Motion { candidates: 2, features: 0, reach: 1, earlier: 0, refined: false };
+    const SIZES: Motion = Motion { candidates: 2, features: 0, reach: 1, earlier: 0, refined: false, rigid: false };
 
     /// Two cells of 8 x 8 pixels side by side, 2 x 2 points each, that move by 8 and by 16 pixels to the right, or only as
     /// one of both does.

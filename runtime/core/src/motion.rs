@@ -76,6 +76,28 @@
 //! out           = .. as above + weights_(2 + K) earlier_1 + ..
 //! ```
 //!
+//! # Things that move as one
+//! Cells of one thing go one way. A network that says of each where it goes says it of each a little differently, and the thing
+//! bends. So a model that is `rigid` also says which cells belong together. What a moment past has no use for says it: of
+//! candidate k of cell q, the features of all moments past, one after another, are its rigidity, its reliability, and the rest, a
+//! vector e. With i and j each one candidate of one cell, x_i the cell's place in cells, d_i(n) its displacement after following:
+//! ```text
+//! share_ij   = softmax over j of reliability_j - |e_i - e_j|^2
+//! X_i, Y_i   = sum over j of share_ij x_j, and of share_ij (x_j + d_j)
+//! C_i        = sum over j of share_ij x_j . (x_j + d_j) - X_i . Y_i + RIGID_FLOOR
+//! S_i        = sum over j of share_ij x_j x (x_j + d_j) - X_i x Y_i
+//! cos, sin   = C_i and S_i over the root of C_i^2 + S_i^2
+//! fitted_i   = Y_i + [cos, -sin; sin, cos] (x_i - X_i) - x_i
+//! d_i       += sigmoid(rigidity_i) (fitted_i - d_i)
+//! R_i        = I + sigmoid(rigidity_i) ([cos, -sin; sin, cos] - I)
+//! ```
+//! This is the rotation and translation that fit the cells that belong to i best (Kabsch 1976, of weighted points in a plane). What
+//! lands at p then comes from where its thing's turn takes p back to, and is asked for pixel by pixel:
+//! ```text
+//! u(p)      = sum over q of c(p, q) (q - R_q^T (q + d(q))) + (sum over q of c(p, q) R_q^T) p - p
+//! ```
+//! where both sums are brought to pixels, not u.
+//!
 //! Moving the last frame's pixels is an old and strong way to sharp predictions (Finn et al. 2016, arXiv 1605.07157); that
 //! things say where they go, instead of places where from, is splatting (Niklaus and Liu 2020, arXiv 2003.05534). Weights by
 //! softmax keep every pixel a mean of real colours.
@@ -100,6 +122,9 @@ pub struct Motion {
     /// Whether what a token says of its cells is refined by what they and those around them see.
     #[serde(default, skip_serializing_if = "is_false")]
     pub refined: bool,
+    /// Whether cells say what they belong to, and move as one with it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub rigid: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
@@ -114,7 +139,7 @@ fn is_false(flag: &bool) -> bool {
 
 impl Motion {
     /// What nextclip trains.
-    pub const DEFAULT: Self = Self { candidates: 2, features: 4, reach: 7, earlier: 3, refined: true };
+    pub const DEFAULT: Self = Self { candidates: 2, features: 4, reach: 7, earlier: 3, refined: true, rigid: true };
     /// Convolutions of the blend, of the stem, and of what refines.
     pub const LAYERS: usize = 3;
     /// How far from a place something may land and still be taken for it, in cells.
@@ -135,6 +160,9 @@ impl Motion {
     pub const FOLLOW_STEPS: usize = 2;
     /// The most that a place is corrected by at once, in pixels.
     pub const FOLLOW_LIMIT: f32 = 2.0;
+
+    /// Mean square distance of a thing's cells from its middle, in square cells, that would count against its turning.
+    pub const RIGID_FLOOR: f32 = 0.05;
 
     /// Values of a cell and a predicted frame.
     pub fn channels(&self) -> usize {
@@ -160,6 +188,11 @@ impl Motion {
     pub fn moments(&self, clip: usize) -> Vec<isize> {
         let past = self.followed_frames().iter().map(|&frames| -(frames as isize));
         (1..=clip as isize).chain(past).collect()
+    }
+
+    /// Values of a candidate that say what its cell belongs to: the features of moments past.
+    pub fn belonging(&self) -> usize {
+        self.features * self.followed_frames().len()
     }
 
     /// Displacements of a cost volume.
@@ -189,7 +222,12 @@ impl Motion {
         if earlier > Self::EARLIER.len() {
             return Some(format!("motion: {earlier} earlier pictures, must be 0 to {}", Self::EARLIER.len()));
         }
-        (!(1..=16).contains(&reach)).then(|| format!("motion: a reach of {reach}, must be 1 to 16"))
+        if !(1..=16).contains(&reach) {
+            return Some(format!("motion: a reach of {reach}, must be 1 to 16"));
+        }
+        let values = self.belonging();
+        let bare = || format!("motion: {values} features of moments past say what is rigid, must be 3 or more");
+        (self.rigid && values < 3).then(bare)
     }
 
     /// The same with frames of this geometry: a cell must be whole pixels of half resolution.
@@ -206,7 +244,7 @@ mod tests {
 
     #[test]
     fn sizes_follow_from_candidates_and_features() {
-        let motion = Motion { candidates: 3, features: 2, reach: 4, earlier: 0, refined: false };
+        let motion = Motion { candidates: 3, features: 2, reach: 4, earlier: 0, refined: false, rigid: false };
         assert_eq!((motion.channels(), motion.sources(), motion.blend_inputs()), (15, 5, 24));
         assert_eq!((motion.costs(), motion.moments(2)), (81, vec![1, 2]));
         let followed = Motion { earlier: 2, ..motion };
@@ -217,6 +255,10 @@ mod tests {
         let fault = Motion { earlier: 4, ..motion }.fault();
         assert_eq!(fault.as_deref(), Some("motion: 4 earlier pictures, must be 0 to 3"));
         assert_eq!(motion.fault(), None);
+        assert_eq!((followed.belonging(), Motion { rigid: true, ..followed }.fault()), (4, None));
+        let fault = Motion { rigid: true, ..motion }.fault();
+        let bare = "motion: 0 features of moments past say what is rigid, must be 3 or more";
+        assert_eq!(fault.as_deref(), Some(bare));
         let fault = Motion { candidates: 0, ..motion }.fault();
         assert_eq!(fault.as_deref(), Some("motion: 0 candidates, must be 1 to 8"));
         let geometry = |vae_scale| Geometry {

@@ -3,6 +3,7 @@
 use nextclip_core::{Geometry, Motion};
 
 use super::following::Recent;
+use super::rigid::Turned;
 use super::{LANDING, MotionLayers, convolved};
 use crate::model::vae_graphs::from_bytes;
 use crate::onnx::{GraphBuilder, Value};
@@ -25,7 +26,8 @@ pub(in crate::model) struct Shown {
 
 /// What lands on the cells of predicted frames.
 struct Landed {
-    /// Where it comes from, x then y in the sampler's unit, in which a frame is 2 wide and 2 high: (B * N * K, 2, h, w).
+    /// Where it comes from, x then y in the sampler's unit, in which a frame is 2 wide and 2 high: (B * N * K, 2, h, w). From the
+    /// place itself or, where things turn, of what is at the frame's middle, with the turn's cosine and sine after it.
     from: Value,
     /// How surely, and the features that come along, candidate after candidate: (B * N, K * (1 + F), h, w).
     carried: Value,
@@ -45,7 +47,8 @@ impl MotionLayers {
         let decoded = g.clip(decoded, -1.0, 1.0);
         let recent = shown.recent(g);
         let motion = self.follow(g, &shown.motion, &recent, geometry);
-        let landed = g.within(LANDING, |g| self.landed(g, &motion, geometry));
+        let turned = self.sizes.rigid.then(|| self.together(g, &shown.motion, &motion, geometry));
+        let landed = g.within(LANDING, |g| self.landed(g, &motion, turned.as_ref(), geometry));
         let carried = g.within(LANDING, |g| g.enlarge_linear(&landed.carried, geometry.vae_scale));
         let (moved, then) = self.moved(g, &recent, &landed.from, geometry);
         let last = repeated(g, &recent.last, geometry.clip);
@@ -80,19 +83,29 @@ impl MotionLayers {
     /// `|a - p|^2 = |a|^2 - 2 a p + |p|^2`, where the last term moves all affinities of a place alike: the choice needs
     /// it not, and the density gets it at the end. So that little is lost in the difference, places are counted from the
     /// frame's middle.
-    fn landed(&self, g: &mut GraphBuilder, motion: &Value, geometry: &Geometry) -> Landed {
+    fn landed(
+        &self,
+        g: &mut GraphBuilder,
+        motion: &Value,
+        turned: Option<&Turned>,
+        geometry: &Geometry,
+    ) -> Landed {
         let Motion { candidates, features, .. } = self.sizes;
         let (rows, columns) = (geometry.latent_height(), geometry.latent_width());
         let (cells, pictures) = (rows * columns, motion.size(0) * motion.size(1));
         let each = pictures * candidates;
         let motion = g.reshape(motion, &[each, self.sizes.candidate_channels(), cells]);
-        let displacements = g.slice(&motion, 1, 0..2);
+        let displacements = match turned {
+            Some(turned) => turned.displacements.clone(),
+            None => g.slice(&motion, 1, 0..2),
+        };
         let weight = g.slice(&motion, 1, 2..3);
 
         let sharpness = 0.5 / Motion::SPREAD.powi(2);
         let places = places(rows, columns);
         let from = g.table("places of cells", &[2, cells], places.clone());
         let landing = g.add(&displacements, &from);
+        let there = landing.clone();
         let square = g.mul(&landing, &landing);
         let square = g.sum_along(&square, 1);
         let sharp = g.scalar(sharpness);
@@ -121,22 +134,34 @@ impl MotionLayers {
         let density = g.clip(&density, -Motion::DENSITY_LIMIT, Motion::DENSITY_LIMIT);
         let density = g.reshape(&density, &[each, 1, cells]);
 
-        let cell = [columns, rows].map(|count| -2.0 / count as f32);
-        let unit = g.table("a cell back", &[2, 1], cell.into());
-        let sources = g.mul(&displacements, &unit);
+        let cell = [columns, rows].map(|count| 2.0 / count as f32);
+        let unit = g.table("sides of a cell", &[2, 1], cell.into());
+        let sources = match turned {
+            Some(turned) => {
+                let back = turned_back(g, &there, &turned.turns);
+                let middle = g.sub(&from, &back);
+                let middle = g.mul(&middle, &unit);
+                g.concat(&[&middle, &turned.turns], 1)
+            }
+            None => {
+                let on = g.mul(&displacements, &unit);
+                g.map("Neg", &on)
+            }
+        };
+        let places = sources.size(1);
         let brought = g.slice(&motion, 1, 3..3 + features);
         let brought = if features > 0 { g.concat(&[&sources, &brought], 1) } else { sources };
-        let brought = g.transpose(&brought, &[0, 2, 1]); // (each, q, 2 + F)
+        let brought = g.transpose(&brought, &[0, 2, 1]); // (each, q, .. + F)
         let chosen = g.matmul(&choice, &brought);
-        let chosen = g.transpose(&chosen, &[0, 2, 1]); // (each, 2 + F, p)
-        let from = g.slice(&chosen, 1, 0..2);
+        let chosen = g.transpose(&chosen, &[0, 2, 1]); // (each, .. + F, p)
+        let from = g.slice(&chosen, 1, 0..places);
         let mut carried = density;
         if features > 0 {
-            let features = g.slice(&chosen, 1, 2..2 + features);
+            let features = g.slice(&chosen, 1, places..places + features);
             carried = g.concat(&[&carried, &features], 1);
         }
         Landed {
-            from: g.reshape(&from, &[each, 2, rows, columns]),
+            from: g.reshape(&from, &[each, places, rows, columns]),
             carried: g.reshape(&carried, &[pictures, candidates * (1 + features), rows, columns]),
         }
     }
@@ -152,9 +177,19 @@ impl MotionLayers {
         geometry: &Geometry,
     ) -> (Value, Option<Value>) {
         let [batch, rows, columns] = [0, 2, 3].map(|axis| recent.last.size(axis));
-        let shifts = g.within(LANDING, |g| g.enlarge_linear(from, geometry.vae_scale));
+        let from = g.within(LANDING, |g| g.enlarge_linear(from, geometry.vae_scale));
         let pixels = g.pixel_places(rows, columns);
-        let places = g.add(&shifts, &pixels);
+        let places = if self.sizes.rigid {
+            let [middle, cosine, sine] = g.split(&from, 1, [2, 1, 1]);
+            // The pixels' places, and what a turn by a right angle makes of them, of which all turns are sums.
+            let right = g.table("places turned back", &[2, rows, columns], turned_pixels(rows, columns));
+            let straight = g.mul(&cosine, &pixels);
+            let across = g.mul(&sine, &right);
+            let turned = g.add(&straight, &across);
+            g.add(&middle, &turned)
+        } else {
+            g.add(&from, &pixels)
+        };
         let places = g.transpose(&places, &[0, 2, 3, 1]);
         let candidates = self.sizes.candidates;
         let each = geometry.clip * candidates;
@@ -197,8 +232,28 @@ fn repeated(g: &mut GraphBuilder, x: &Value, count: usize) -> Value {
     g.reshape(&all, &[batch * count, 3, rows, columns])
 }
 
+/// Vectors (each, 2, q) turned back by the cosines and sines of `turns`, (each, 2, q).
+fn turned_back(g: &mut GraphBuilder, vectors: &Value, turns: &Value) -> Value {
+    let [x, y] = g.split(vectors, 1, [1; 2]);
+    let [cosine, sine] = g.split(turns, 1, [1; 2]);
+    let straight = g.mul(vectors, &cosine);
+    let minus = g.map("Neg", &x);
+    let right = g.concat(&[&y, &minus], 1);
+    let across = g.mul(&right, &sine);
+    g.add(&straight, &across)
+}
+
+/// The places of pixels from the frame's middle, turned back by a right angle, in the sampler's unit, which differs between the
+/// axes: all x, then all y.
+fn turned_pixels(rows: usize, columns: usize) -> Vec<f32> {
+    let from_middle = |index: usize, count: usize| (2 * index + 1) as f32 - count as f32;
+    let x = (0..rows * columns).map(|pixel| from_middle(pixel / columns, rows) / columns as f32);
+    let y = (0..rows * columns).map(|pixel| -from_middle(pixel % columns, columns) / rows as f32);
+    x.chain(y).collect()
+}
+
 /// Where cells are from the frame's middle, in cells: all x, then all y.
-fn places(rows: usize, columns: usize) -> Vec<f32> {
+pub(super) fn places(rows: usize, columns: usize) -> Vec<f32> {
     let from_middle = |index: usize, count: usize| index as f32 - (count - 1) as f32 / 2.0;
     let x = (0..rows * columns).map(|cell| from_middle(cell % columns, columns));
     let y = (0..rows * columns).map(|cell| from_middle(cell / columns, rows));

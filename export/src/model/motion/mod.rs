@@ -3,6 +3,7 @@
 mod compositing;
 mod costs;
 mod following;
+mod rigid;
 
 use nextclip_core::manifest::Dtype;
 use nextclip_core::{Geometry, Motion};

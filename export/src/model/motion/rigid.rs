@@ -1,0 +1,150 @@
+//! Cells that belong to one thing, moved as one; the formula is [`nextclip_core::Motion`]'s.
+
+use nextclip_core::{Geometry, Motion};
+
+use super::compositing::places;
+use super::{LANDING, MotionLayers};
+use crate::onnx::{GraphBuilder, Value};
+
+/// Where cells go, and how they turn on the way: cosine and sine.
+pub(super) struct Turned {
+    /// (B * N * K, 2, h * w) both.
+    pub(super) displacements: Value,
+    pub(super) turns: Value,
+}
+
+/// Values of two coordinates at the moments to come, x of all of them, then y: (B, i, 2 N), where the cells of one candidate after
+/// the other are the i.
+struct Pairs<'a> {
+    g: &'a mut GraphBuilder,
+    clip: usize,
+}
+
+impl MotionLayers {
+    /// Where the cells go that are `followed` (B, N, m, h, w), together with all that belong to the same thing, as `motion` (B, M, m,
+    /// h, w) says.
+    pub(super) fn together(
+        &self,
+        g: &mut GraphBuilder,
+        motion: &Value,
+        followed: &Value,
+        geometry: &Geometry,
+    ) -> Turned {
+        let Motion { candidates, .. } = self.sizes;
+        let [batch, clip, _, rows, columns] = [0, 1, 2, 3, 4].map(|axis| followed.size(axis));
+        let cells = rows * columns;
+        let each = candidates * cells;
+        let [rigidity, shares] = g.within(LANDING, |g| self.shares(g, motion, geometry));
+
+        let channels = self.sizes.candidate_channels();
+        let values = g.reshape(followed, &[batch, clip, candidates, channels, cells]);
+        let d = g.slice(&values, 3, 0..2);
+        let d = g.transpose(&d, &[0, 2, 4, 3, 1]);
+        let d = g.reshape(&d, &[batch, each, 2 * clip]);
+        let at = places(rows, columns);
+        let of_each = (0..each).flat_map(|index| [0, cells].map(|axis| at[axis + index % cells]));
+        let x: Vec<f32> = of_each.flat_map(|place| std::iter::repeat_n(place, clip)).collect();
+        let x = g.table("places of candidates' cells", &[1, each, 2 * clip], x);
+        let y = g.add(&x, &d);
+
+        let wide = g.expand(&x, &[batch, each, 2 * clip]);
+        let mut pairs = Pairs { g, clip };
+        let (dot, cross) = (pairs.dot(&x, &y), pairs.cross(&x, &y));
+        let all = pairs.g.concat(&[&wide, &y, &dot, &cross], 2);
+        let means = pairs.g.within(LANDING, |g| g.matmul(&shares, &all));
+        let [middle, there, dot, cross] = pairs.g.split(&means, 2, [2 * clip, 2 * clip, clip, clip]);
+        let (of_middle, across) = (pairs.dot(&middle, &there), pairs.cross(&middle, &there));
+        let cosine = pairs.g.sub(&dot, &of_middle);
+        let floor = pairs.g.scalar(Motion::RIGID_FLOOR);
+        let cosine = pairs.g.add(&cosine, &floor);
+        let sine = pairs.g.sub(&cross, &across);
+        let (cosine, sine) = pairs.of_length_one(&cosine, &sine);
+
+        let off = pairs.g.sub(&x, &middle);
+        let turned = pairs.turned(&off, &cosine, &sine);
+        let g = pairs.g;
+        let fitted = g.add(&there, &turned);
+        let fitted = g.sub(&fitted, &y); // from where each cell went by itself
+        let change = g.mul(&fitted, &rigidity);
+        let displacements = g.add(&d, &change);
+        let one = g.scalar(1.0);
+        let cosine = g.sub(&cosine, &one);
+        let cosine = g.mul(&cosine, &rigidity);
+        let cosine = g.add(&cosine, &one);
+        let sine = g.mul(&sine, &rigidity);
+        let turns = g.concat(&[&cosine, &sine], 2);
+        let mut back = |values: &Value| {
+            let values = g.reshape(values, &[batch, candidates, cells, 2, clip]);
+            let values = g.transpose(&values, &[0, 4, 1, 3, 2]);
+            g.reshape(&values, &[batch * clip * candidates, 2, cells])
+        };
+        Turned { displacements: back(&displacements), turns: back(&turns) }
+    }
+
+    /// How rigid each candidate of each cell is, (B, i, 1), and how much it takes of each, (B, i, i).
+    fn shares(&self, g: &mut GraphBuilder, motion: &Value, geometry: &Geometry) -> [Value; 2] {
+        let Motion { candidates, features, .. } = self.sizes;
+        let [batch, moments, _, rows, columns] = [0, 1, 2, 3, 4].map(|axis| motion.size(axis));
+        let (clip, cells) = (geometry.clip, rows * columns);
+        let (each, said) = (candidates * cells, self.sizes.belonging());
+        let values = g.reshape(
+            motion,
+            &[batch, moments, candidates, self.sizes.candidate_channels(), cells],
+        );
+        let past = g.slice(&values, 1, clip..moments);
+        let past = g.slice(&past, 3, 3..3 + features);
+        let past = g.transpose(&past, &[0, 2, 4, 1, 3]);
+        let past = g.reshape(&past, &[batch, each, said]);
+        let [rigidity, reliability, e] = g.split(&past, 2, [1, 1, said - 2]);
+        let rigidity = g.map("Sigmoid", &rigidity);
+
+        // |e_i - e_j|^2 = |e_i|^2 - 2 e_i e_j + |e_j|^2, where the first term moves all of a row alike.
+        let square = g.mul(&e, &e);
+        let square = g.sum_along(&square, 2);
+        let own = g.sub(&reliability, &square);
+        let to = g.concat(&[&e, &own], 2);
+        let to = g.transpose(&to, &[0, 2, 1]);
+        let (two, one) = (g.scalar(2.0), g.scalar(1.0));
+        let twice = g.mul(&e, &two);
+        let one = g.expand(&one, &[batch, each, 1]);
+        let from = g.concat(&[&twice, &one], 2);
+        let likeness = g.matmul(&from, &to);
+        [rigidity, g.softmax(&likeness)]
+    }
+}
+
+impl Pairs<'_> {
+    fn coordinates(&mut self, pairs: &Value) -> [Value; 2] {
+        self.g.split(pairs, 2, [self.clip; 2])
+    }
+
+    fn dot(&mut self, a: &Value, b: &Value) -> Value {
+        let products = self.g.mul(a, b);
+        let [x, y] = self.coordinates(&products);
+        self.g.add(&x, &y)
+    }
+
+    fn cross(&mut self, a: &Value, b: &Value) -> Value {
+        let [x, y] = self.coordinates(b);
+        let across = self.g.concat(&[&y, &x], 2);
+        let products = self.g.mul(a, &across);
+        let [x, y] = self.coordinates(&products);
+        self.g.sub(&x, &y)
+    }
+
+    fn of_length_one(&mut self, cosine: &Value, sine: &Value) -> (Value, Value) {
+        let squares = [cosine, sine].map(|side| self.g.mul(side, side));
+        let square = self.g.add(&squares[0], &squares[1]);
+        let length = self.g.map("Sqrt", &square);
+        (self.g.div(cosine, &length), self.g.div(sine, &length))
+    }
+
+    fn turned(&mut self, pairs: &Value, cosine: &Value, sine: &Value) -> Value {
+        let [x, y] = self.coordinates(pairs);
+        let along = [self.g.mul(&x, cosine), self.g.mul(&y, sine)];
+        let across = [self.g.mul(&x, sine), self.g.mul(&y, cosine)];
+        let x = self.g.sub(&along[0], &along[1]);
+        let y = self.g.add(&across[0], &across[1]);
+        self.g.concat(&[&x, &y], 2)
+    }
+}

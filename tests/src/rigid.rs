@@ -1,0 +1,99 @@
+//! Cells that move as one with what they belong to, in loops and in double precision. Written from the formulas of
+//! `nextclip_core::Motion` alone.
+
+use ndarray::{Array4, s};
+use nextclip_core::Motion;
+
+use crate::reference::Reference;
+
+/// A candidate of a cell.
+struct Cell {
+    at: [f64; 2],
+    rigidity: f64,
+    reliability: f64,
+    e: Vec<f64>,
+}
+
+impl Reference {
+    /// Cells `followed` (N, m, h, w) together with what they belong to as `motion` (M, m, h, w) says, and how they turn, cosine and
+    /// sine of candidate after candidate, (N, 2 K, h, w).
+    pub fn together(
+        &self,
+        motion: &Array4<f32>,
+        followed: &Array4<f64>,
+    ) -> anyhow::Result<(Array4<f64>, Array4<f64>)> {
+        let (sizes, _) = self.sizes()?;
+        let (clip, _, rows, columns) = followed.dim();
+        let mut moved = followed.clone();
+        let mut turns = Array4::zeros((clip, 2 * sizes.candidates, rows, columns));
+        turns.slice_mut(s![.., ..;2, .., ..]).fill(1.0);
+        if !sizes.rigid {
+            return Ok((moved, turns));
+        }
+        let places: Vec<[usize; 3]> = (0..sizes.candidates)
+            .flat_map(|k| (0..rows).flat_map(move |row| (0..columns).map(move |column| [k, row, column])))
+            .collect();
+        let cells: Vec<Cell> = places.iter().map(|&place| Cell::new(&sizes, motion, clip, place)).collect();
+        for n in 0..clip {
+            let there: Vec<[f64; 2]> = places
+                .iter()
+                .zip(&cells)
+                .map(|(&[k, row, column], cell)| {
+                    let first = k * sizes.candidate_channels();
+                    [0, 1].map(|axis| cell.at[axis] + followed[[n, first + axis, row, column]])
+                })
+                .collect();
+            for (i, &[k, row, column]) in places.iter().enumerate() {
+                let shares: Vec<f64> = cells.iter().map(|other| cells[i].share(other)).collect();
+                let whole: f64 = shares.iter().sum();
+                let mean = |of: &dyn Fn(usize) -> f64| {
+                    shares.iter().enumerate().map(|(j, share)| share * of(j)).sum::<f64>() / whole
+                };
+                let middle = [0, 1].map(|axis| mean(&|j| cells[j].at[axis]));
+                let to = [0, 1].map(|axis| mean(&|j| there[j][axis]));
+                let c = mean(&|j| dot(cells[j].at, there[j])) - dot(middle, to)
+                    + f64::from(Motion::RIGID_FLOOR);
+                let s = mean(&|j| cross(cells[j].at, there[j])) - cross(middle, to);
+                let (c, s) = (c / c.hypot(s), s / c.hypot(s));
+                let off = [0, 1].map(|axis| cells[i].at[axis] - middle[axis]);
+                let fitted = [to[0] + c * off[0] - s * off[1], to[1] + s * off[0] + c * off[1]];
+                for axis in 0..2 {
+                    moved[[n, k * sizes.candidate_channels() + axis, row, column]] +=
+                        cells[i].rigidity * (fitted[axis] - there[i][axis]);
+                }
+                turns[[n, 2 * k, row, column]] = 1.0 + cells[i].rigidity * (c - 1.0);
+                turns[[n, 2 * k + 1, row, column]] = cells[i].rigidity * s;
+            }
+        }
+        Ok((moved, turns))
+    }
+}
+
+impl Cell {
+    fn new(sizes: &Motion, motion: &Array4<f32>, clip: usize, [k, row, column]: [usize; 3]) -> Self {
+        let features = k * sizes.candidate_channels() + 3..(k + 1) * sizes.candidate_channels();
+        let said: Vec<f64> = (clip..motion.dim().0)
+            .flat_map(|moment| features.clone().map(move |channel| (moment, channel)))
+            .map(|(moment, channel)| f64::from(motion[[moment, channel, row, column]]))
+            .collect();
+        Self {
+            at: [column as f64, row as f64],
+            rigidity: 1.0 / (1.0 + (-said[0]).exp()),
+            reliability: said[1],
+            e: said[2..].to_vec(),
+        }
+    }
+
+    fn share(&self, other: &Self) -> f64 {
+        let apart: f64 = self.e.iter().zip(&other.e).map(|(a, b)| (a - b).powi(2)).sum();
+        (other.reliability - apart).exp()
+    }
+}
+
+fn dot(a: [f64; 2], b: [f64; 2]) -> f64 {
+    a[0] * b[0] + a[1] * b[1]
+}
+
+fn cross(a: [f64; 2], b: [f64; 2]) -> f64 {
+    a[0] * b[1] - a[1] * b[0]
+}
