@@ -72,6 +72,9 @@ const TEXTURE_FLOOR: f64 = 20.0;
 const MOTION_WEIGHT: f64 = 1.0;
 /// Weight of nearness where nothing moves: there is but one future, and it is known.
 const STILL_WEIGHT: f64 = 1.0;
+/// Weight of the decoder's picture without what moves: where nothing that was seen covers it, it is what is shown, and must not
+/// be litter.
+const DECODER_WEIGHT: f64 = 0.3;
 /// Weight of plain reconstruction, which the decoder must not forget.
 const RECONSTRUCTION_WEIGHT: f64 = 0.3;
 
@@ -141,6 +144,7 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
         ("motion", window.motion_loss(&student, &shown, &pictures) * MOTION_WEIGHT),
         ("near", log_mse(&by_cells(&off, model.geometry.vae_scale), PIXEL_FLOOR) * plan.nearness),
         ("still", log_mse(&(off * still), PIXEL_FLOOR) * STILL_WEIGHT),
+        ("painted", log_mse(&(&pictures.decoded - &came).squeeze_dim(0), PIXEL_FLOOR) * DECODER_WEIGHT),
         ("rebuilt", log_mse(&(rebuilt - real), PIXEL_FLOOR) * RECONSTRUCTION_WEIGHT),
     ]))
 }

@@ -275,6 +275,29 @@ mod tests {
     }
 
     #[test]
+    fn cells_of_a_thing_go_as_one_where_they_know_it() {
+        const RIGID: Motion = Motion { features: 2, earlier: 2, rigid: true, ..SIZES };
+        // Both cells say wrong, but together right; rigid or not, and belonging to one thing or to none.
+        let of = |rigidity: f32, apart: f32| {
+            let past = |features: [f32; 2]| [0.0, 0.0, 0.0, features[0], features[1]];
+            let moments = |x: f32, e: f32| {
+                let values = [[x, 0.0, 0.0, 0.0, 0.0], past([rigidity, 0.0]), past([e, 0.0])];
+                // The second candidate is nobody's.
+                values.map(|values| [values, [9.0, 9.0, 0.0, values[3], values[4] + 9.0]].concat()).concat()
+            };
+            let values = [moments(0.5, 0.0), moments(1.5, apart)].concat();
+            Tensor::from_slice(&values).reshape([1, 1, 1, 2, 3, 10]).permute([0, 1, 4, 5, 2, 3]).contiguous()
+        };
+        let Ways { displacements, things } = ways([1, 1], [8.0, 8.0]);
+        let still = displacements.zeros_like();
+        let ways = Ways { displacements: Tensor::cat(&[&displacements, &still, &still], 2), things };
+        let error = |motion: &Tensor| ways.error(&RIGID, motion, None, 8.0).double_value(&[]);
+        let (loose, whole, torn) = (error(&of(-20.0, 0.0)), error(&of(20.0, 0.0)), error(&of(20.0, 9.0)));
+        assert!(whole < loose - 1.0, "{whole} is not below {loose}");
+        assert!(torn > loose + 1.0, "{torn} is not above {loose}: they do not know that they are one");
+    }
+
+    #[test]
     fn sources_count_by_the_nearest_candidate_where_they_are_known() {
         let candidates = Tensor::from_slice(&[-16.0_f32, 8.0, 3.0, 3.0]).reshape([1, 1, 2, 2, 1, 1]);
         let truth = Tensor::from_slice(&[-16.0_f32, 8.0]).reshape([1, 1, 2, 1, 1]);
