@@ -39,7 +39,8 @@ pub const TINY: Geometry = Geometry {
 };
 
 /// Two candidates with a few features, looked for in 25 places.
-pub const MOTION: Motion = Motion { candidates: 2, features: 3, reach: 2, earlier: 2, refined: true, rigid: true };
+pub const MOTION: Motion =
+    Motion { candidates: 2, features: 3, reach: 2, earlier: 2, refined: true, rigid: true };
 
 impl RandomCheckpoint {
     /// The smallest of everything: a prediction takes milliseconds.

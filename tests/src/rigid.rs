@@ -51,8 +51,8 @@ impl Reference {
                 };
                 let middle = [0, 1].map(|axis| mean(&|j| cells[j].at[axis]));
                 let to = [0, 1].map(|axis| mean(&|j| there[j][axis]));
-                let c = mean(&|j| dot(cells[j].at, there[j])) - dot(middle, to)
-                    + f64::from(Motion::RIGID_FLOOR);
+                let c =
+                    mean(&|j| dot(cells[j].at, there[j])) - dot(middle, to) + f64::from(Motion::RIGID_FLOOR);
                 let s = mean(&|j| cross(cells[j].at, there[j])) - cross(middle, to);
                 let (c, s) = (c / c.hypot(s), s / c.hypot(s));
                 let off = [0, 1].map(|axis| cells[i].at[axis] - middle[axis]);

@@ -163,8 +163,7 @@ fn pictures_are_those_of_the_formula() {
             let (mut off, mut changed) = (0.0_f64, 0.0_f64);
             let moments = moved.outer_iter().zip(turns.outer_iter());
             for ((decoded, shown), (motion, turns)) in decoded.iter().zip(&shown).zip(moments) {
-                let expected =
-                    bench.reference.composite(decoded, &last, &stood_in, [motion, turns]).unwrap();
+                let expected = bench.reference.composite(decoded, &last, &stood_in, [motion, turns]).unwrap();
                 for ((expected, &shown), &decoded) in expected.iter().zip(shown).zip(decoded) {
                     off = off.max((expected - f64::from(shown)).abs());
                     changed = changed.max((expected - f64::from(decoded)).abs());

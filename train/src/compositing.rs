@@ -134,8 +134,9 @@ impl<'a> Compositor<'a> {
         let choice = affinity.softmax(-1, Kind::Float);
         let carried = |values: &Tensor| values.matmul(&choice.transpose(-2, -1)); // (n, N, K, .., p)
         let features = carried(&values.narrow(3, 3, sizes.features as i64));
-        let to_pixels =
-            |values: &[&Tensor]| self.to_pixels(&Tensor::cat(values, 3).unflatten(-1, [rows, columns].as_slice()));
+        let to_pixels = |values: &[&Tensor]| {
+            self.to_pixels(&Tensor::cat(values, 3).unflatten(-1, [rows, columns].as_slice()))
+        };
         let Some(Turned { turns, .. }) = &together else {
             let from = carried(&displacements) * -self.scale;
             return to_pixels(&[&from, &density, &features]);
@@ -220,6 +221,9 @@ mod tests {
         assert!(far < -9.0, "density {far} where nothing lands");
 
         motion = motion.zeros_like();
-        assert_eq!(compositor.landed(&sizes, &motion, None).narrow(3, 0, 2).abs().max().double_value(&[]), 0.0);
+        assert_eq!(
+            compositor.landed(&sizes, &motion, None).narrow(3, 0, 2).abs().max().double_value(&[]),
+            0.0
+        );
     }
 }

@@ -91,7 +91,8 @@ impl Model {
             })
             .collect();
         // What tokens had nothing to say in, they may have said anything in; what refines has never touched that.
-        let said = |sizes: &Motion| !had.rigid && sizes.rigid && had.followed_frames() == sizes.followed_frames();
+        let said =
+            |sizes: &Motion| !had.rigid && sizes.rigid && had.followed_frames() == sizes.followed_frames();
         if let (Some(sizes), Some(bias)) = (self.motion.filter(said), grown.get_mut("motion.refine.2.bias")) {
             *bias = &*bias + Tensor::from_slice(&motion::seldom_rigid(&sizes, self.geometry.clip));
         }
@@ -137,7 +138,9 @@ impl Model {
 /// where things were in earlier pictures: a motion that is refined gets no such pictures any more.
 pub(crate) fn grows(had: Motion, new: Motion) -> bool {
     let earlier = if had.earlier == 0 && !had.refined { 0 } else { new.earlier };
-    had != new && had == Motion { earlier, refined: had.refined && new.refined, rigid: had.rigid && new.rigid, ..new }
+    had != new
+        && had
+            == Motion { earlier, refined: had.refined && new.refined, rigid: had.rigid && new.rigid, ..new }
 }
 
 /// A model with weights.

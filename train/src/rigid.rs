@@ -113,7 +113,8 @@ fn cross(a: &Tensor, b: &Tensor) -> Tensor {
 mod tests {
     use super::*;
 
-    const SIZES: Motion = Motion { candidates: 2, features: 2, reach: 2, earlier: 2, refined: false, rigid: true };
+    const SIZES: Motion =
+        Motion { candidates: 2, features: 2, reach: 2, earlier: 2, refined: false, rigid: true };
 
     /// What cells of 4 x 6 say: rigid, alike reliable, and e of 8 in the left half, of 0 in the right one; of one candidate
     /// as of the other.
@@ -134,10 +135,7 @@ mod tests {
         let (x_off, y_off) = (x.get(0) - &sides, x.get(1));
         let shift = (&sides + 1.5) / 3.0 * 2.0;
         let truth = Tensor::stack(
-            &[
-                &x_off * (cosine - 1.0) - &y_off * sine + &shift,
-                &x_off * sine + &y_off * (cosine - 1.0),
-            ],
+            &[&x_off * (cosine - 1.0) - &y_off * sine + &shift, &x_off * sine + &y_off * (cosine - 1.0)],
             0,
         );
         let truth = truth.expand([1, 1, 2, 2, 4, 6], false);
@@ -146,7 +144,7 @@ mod tests {
         let off = |a: &Tensor, b: &Tensor| (a - b).square().mean(Kind::Float).sqrt().double_value(&[]);
         assert!(off(&found.displacements, &truth) < 0.15, "{} cells off", off(&found.displacements, &truth));
         let angle = found.turns.select(3, 1).atan2(&found.turns.select(3, 0));
-        assert!((angle - 0.5236).abs().max().double_value(&[]) < 0.15);
+        assert!((angle - std::f64::consts::FRAC_PI_6).abs().max().double_value(&[]) < 0.15);
     }
 
     #[test]

@@ -132,7 +132,8 @@ impl Ways {
         let mut one = size.clone();
         one[4] = 1;
         // Where points are from the middle of their cell, x then y.
-        let at = (Tensor::arange(points, (Kind::Float, places.device())) - (points - 1) as f64 / 2.0) * POINT_STRIDE as f64;
+        let at = (Tensor::arange(points, (Kind::Float, places.device())) - (points - 1) as f64 / 2.0)
+            * POINT_STRIDE as f64;
         let (x, y) = (at.reshape([1, 1, 1, 1, points]), at.reshape([1, 1, points, 1, 1]));
         let [cosine, sine] = [0, 1].map(|index| together.turns.narrow(3, index, 1).reshape(&one));
         let turn = Tensor::cat(&[(&cosine - 1.0) * &x - &sine * &y, &sine * &x + (&cosine - 1.0) * &y], 4);
@@ -152,7 +153,10 @@ impl Ways {
             Kind::Float,
         );
         let known = self.displacements.isnan().logical_not().flatten(0, 1).flatten(1, -1).any_dim(1, false);
-        let own = points.gt((per_cell * per_cell) as f64 / 2.0).flatten(1, 2).logical_and(&known.reshape([-1, 1, 1]));
+        let own = points
+            .gt((per_cell * per_cell) as f64 / 2.0)
+            .flatten(1, 2)
+            .logical_and(&known.reshape([-1, 1, 1]));
         let best = best.one_hot(candidates).transpose(1, 2).unsqueeze(2); // (B H, K, 1, things)
         (own.unsqueeze(1) * best).flatten(1, 2).to_kind(Kind::Float)
     }
@@ -235,7 +239,8 @@ fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {
 mod tests {
     use super::*;
 
-    const SIZES: Motion = Motion { candidates: 2, features: 0, reach: 1, earlier: 0, refined: false, rigid: false };
+    const SIZES: Motion =
+        Motion { candidates: 2, features: 0, reach: 1, earlier: 0, refined: false, rigid: false };
 
     /// Two cells of 8 x 8 pixels side by side, 2 x 2 points each, that move by 8 and by 16 pixels to the right, or only as
     /// one of both does.

@@ -139,7 +139,8 @@ fn is_false(flag: &bool) -> bool {
 
 impl Motion {
     /// What nextclip trains.
-    pub const DEFAULT: Self = Self { candidates: 2, features: 4, reach: 7, earlier: 3, refined: true, rigid: true };
+    pub const DEFAULT: Self =
+        Self { candidates: 2, features: 4, reach: 7, earlier: 3, refined: true, rigid: true };
     /// Convolutions of the blend, of the stem, and of what refines.
     pub const LAYERS: usize = 3;
     /// How far from a place something may land and still be taken for it, in cells.
@@ -226,7 +227,8 @@ impl Motion {
             return Some(format!("motion: a reach of {reach}, must be 1 to 16"));
         }
         let values = self.belonging();
-        let bare = || format!("motion: {values} features of moments past say what is rigid, must be 3 or more");
+        let bare =
+            || format!("motion: {values} features of moments past say what is rigid, must be 3 or more");
         (self.rigid && values < 3).then(bare)
     }
 
@@ -244,7 +246,8 @@ mod tests {
 
     #[test]
     fn sizes_follow_from_candidates_and_features() {
-        let motion = Motion { candidates: 3, features: 2, reach: 4, earlier: 0, refined: false, rigid: false };
+        let motion =
+            Motion { candidates: 3, features: 2, reach: 4, earlier: 0, refined: false, rigid: false };
         assert_eq!((motion.channels(), motion.sources(), motion.blend_inputs()), (15, 5, 24));
         assert_eq!((motion.costs(), motion.moments(2)), (81, vec![1, 2]));
         let followed = Motion { earlier: 2, ..motion };

@@ -87,10 +87,7 @@ impl MotionLayers {
         let [batch, moments, _, rows, columns] = [0, 1, 2, 3, 4].map(|axis| motion.size(axis));
         let (clip, cells) = (geometry.clip, rows * columns);
         let (each, said) = (candidates * cells, self.sizes.belonging());
-        let values = g.reshape(
-            motion,
-            &[batch, moments, candidates, self.sizes.candidate_channels(), cells],
-        );
+        let values = g.reshape(motion, &[batch, moments, candidates, self.sizes.candidate_channels(), cells]);
         let past = g.slice(&values, 1, clip..moments);
         let past = g.slice(&past, 3, 3..3 + features);
         let past = g.transpose(&past, &[0, 2, 4, 1, 3]);
