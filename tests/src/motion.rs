@@ -97,8 +97,8 @@ impl Reference {
         Ok(cells.into_shape_with_order((moments, sizes.channels(), rows, columns))?)
     }
 
-    /// What `motion` (m, h, w) with its `turns` (2 K, h, w) makes of the last frame, of the `earlier` ones and of the decoder's picture: levels (H, W, 3),
-    /// not rounded.
+    /// What `motion` (m, h, w) with its `turns` (2 K, h, w) makes of the last frame, of the `earlier` ones and of the decoder's
+    /// picture: levels (H, W, 3), not rounded.
     pub fn composite(
         &self,
         decoded: &Picture,
@@ -118,14 +118,11 @@ impl Reference {
             let turns = turns.slice(s![2 * candidate..2 * candidate + 2, .., ..]);
             let landed = Landed::new(&of_candidate.to_owned(), &turns.to_owned());
             let landed: Vec<_> = landed.cells.outer_iter().map(|plane| plane.to_owned()).collect();
-            let at = |channel: usize, y: usize, x: usize| {
-                let cell = |pixel: usize| (pixel as f64 + 0.5) / scale - 0.5;
-                between(&landed[channel], cell(y), cell(x))
-            };
+            let cell = |pixel: usize| (pixel as f64 + 0.5) / scale - 0.5;
+            let at = |channel: usize, y: usize, x: usize| between(&landed[channel], cell(y), cell(x));
             let moved = |picture: &Planes| {
                 let picture = [0, 1, 2].map(|rgb| picture.index_axis(Axis(0), rgb).to_owned());
                 Array3::from_shape_fn((3, rows, columns), |(rgb, y, x)| {
-                    let cell = |pixel: usize| (pixel as f64 + 0.5) / scale - 0.5;
                     let (p_x, p_y) = (cell(x), cell(y));
                     let [cosine, sine] = [3, 4].map(|channel| at(channel + sizes.features, y, x));
                     let from_x = at(0, y, x) + cosine * p_x + sine * p_y;

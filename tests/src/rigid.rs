@@ -54,7 +54,8 @@ impl Reference {
                 let c =
                     mean(&|j| dot(cells[j].at, there[j])) - dot(middle, to) + f64::from(Motion::RIGID_FLOOR);
                 let s = mean(&|j| cross(cells[j].at, there[j])) - cross(middle, to);
-                let (c, s) = (c / c.hypot(s), s / c.hypot(s));
+                let length = (c * c + s * s + f64::from(Motion::NO_TURN)).sqrt();
+                let (c, s) = (c / length, s / length);
                 let off = [0, 1].map(|axis| cells[i].at[axis] - middle[axis]);
                 let fitted = [to[0] + c * off[0] - s * off[1], to[1] + s * off[0] + c * off[1]];
                 for axis in 0..2 {

@@ -56,9 +56,9 @@ impl Model {
         }
     }
 
-    /// The tensors of a checkpoint that `had` this motion but for the earlier pictures, or that it is refined, or rigid; what is new to it
-    /// is as in `new`, but things were where they would be if they went the other way, and earlier pictures are hardly shown
-    /// at first, and cells hardly rigid.
+    /// The tensors of a checkpoint that `had` this motion but for the earlier pictures, or that it is refined, or rigid;
+    /// what is new to it is as in `new`, but things were where they would be if they went the other way, earlier pictures
+    /// are hardly shown at first, and cells are hardly rigid.
     fn grown(
         &self,
         tensors: BTreeMap<String, Tensor>,
@@ -94,7 +94,8 @@ impl Model {
         let said =
             |sizes: &Motion| !had.rigid && sizes.rigid && had.followed_frames() == sizes.followed_frames();
         if let (Some(sizes), Some(bias)) = (self.motion.filter(said), grown.get_mut("motion.refine.2.bias")) {
-            *bias = &*bias + Tensor::from_slice(&motion::seldom_rigid(&sizes, self.geometry.clip));
+            let seldom = motion::seldom_rigid(&sizes, self.geometry.clip);
+            *bias = &*bias + Tensor::from_slice(&seldom).to_device(bias.device());
         }
         grown
     }
@@ -134,8 +135,8 @@ impl Model {
     }
 }
 
-/// Whether `new` is the same motion as `had`, but uses earlier pictures, or is refined, or rigid, where that is not. What refines reads
-/// where things were in earlier pictures: a motion that is refined gets no such pictures any more.
+/// Whether `new` is the same motion as `had`, but uses earlier pictures, or is refined, or rigid, where that is not. What
+/// refines reads where things were in earlier pictures: a motion that is refined gets no such pictures any more.
 pub(crate) fn grows(had: Motion, new: Motion) -> bool {
     let earlier = if had.earlier == 0 && !had.refined { 0 } else { new.earlier };
     had != new

@@ -3,8 +3,6 @@
 use nextclip_core::Motion;
 use tch::{Device, Kind, Tensor};
 
-/// Under the root of a turn's length, so that it has a slope everywhere.
-const NO_TURN: f64 = 1e-6;
 /// The least likelihood that two cells are told apart with.
 const LEAST: f64 = 1e-3;
 
@@ -58,7 +56,7 @@ impl Belonging {
         let (middle, there) = (mean(&x.contiguous()), mean(&y));
         let cosine = mean(&dot(&x, &y)) - dot(&middle, &there) + f64::from(Motion::RIGID_FLOOR);
         let sine = mean(&cross(&x, &y)) - cross(&middle, &there);
-        let length = (cosine.square() + sine.square() + NO_TURN).sqrt();
+        let length = (cosine.square() + sine.square() + f64::from(Motion::NO_TURN)).sqrt();
         let (cosine, sine) = (cosine / &length, sine / length); // (n, i, 1, N)
 
         let rigidity = self.rigidity.unsqueeze(-1).unsqueeze(-1);

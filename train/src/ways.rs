@@ -141,8 +141,8 @@ impl Ways {
         error + belonging.error(&self.members(&best, size[3], cells)) * BELONGING_WEIGHT
     }
 
-    /// Which thing each candidate of each cell is one of, (B H, K h w, things): the `best` (B H, things) one of a thing is, in the cells
-    /// that are mostly its own. None of them, where nothing is known.
+    /// Which thing each candidate of each cell is one of, (B H, K h w, things): the `best` (B H, things) one of a thing is, in
+    /// the cells that are mostly its own. None of them, where nothing is known.
     fn members(&self, best: &Tensor, candidates: i64, [rows, columns]: [i64; 2]) -> Tensor {
         let size = self.things.size();
         let (frames, per_cell) = (size[0] * size[1], size[2] / rows);

@@ -86,7 +86,7 @@
 //! X_i, Y_i   = sum over j of share_ij x_j, and of share_ij (x_j + d_j)
 //! C_i        = sum over j of share_ij x_j . (x_j + d_j) - X_i . Y_i + RIGID_FLOOR
 //! S_i        = sum over j of share_ij x_j x (x_j + d_j) - X_i x Y_i
-//! cos, sin   = C_i and S_i over the root of C_i^2 + S_i^2
+//! cos, sin   = C_i and S_i over the root of C_i^2 + S_i^2 + NO_TURN
 //! fitted_i   = Y_i + [cos, -sin; sin, cos] (x_i - X_i) - x_i
 //! d_i       += sigmoid(rigidity_i) (fitted_i - d_i)
 //! R_i        = I + sigmoid(rigidity_i) ([cos, -sin; sin, cos] - I)
@@ -164,6 +164,8 @@ impl Motion {
 
     /// Mean square distance of a thing's cells from its middle, in square cells, that would count against its turning.
     pub const RIGID_FLOOR: f32 = 0.05;
+    /// Added to the square of a turn's length, in square cells squared: where cells say no turn at all, there is none.
+    pub const NO_TURN: f32 = 1e-6;
 
     /// Values of a cell and a predicted frame.
     pub fn channels(&self) -> usize {

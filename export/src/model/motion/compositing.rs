@@ -105,18 +105,17 @@ impl MotionLayers {
         let places = places(rows, columns);
         let from = g.table("places of cells", &[2, cells], places.clone());
         let landing = g.add(&displacements, &from);
-        let there = landing.clone();
         let square = g.mul(&landing, &landing);
         let square = g.sum_along(&square, 1);
         let sharp = g.scalar(sharpness);
         let far = g.mul(&square, &sharp);
         let own = g.sub(&weight, &far);
-        let landing = g.concat(&[&landing, &own], 1); // (each, 3, q)
+        let weighed = g.concat(&[&landing, &own], 1); // (each, 3, q)
         let to: Vec<f32> = (0..cells)
             .flat_map(|p| [2.0 * sharpness * places[p], 2.0 * sharpness * places[cells + p], 1.0])
             .collect();
         let to = g.table("places to land", &[cells, 3], to);
-        let affinity = g.matmul(&to, &landing); // (each, p, q)
+        let affinity = g.matmul(&to, &weighed); // (each, p, q)
         let greatest = g.largest(&affinity, 2);
         let floor = g.scalar(NOTHING);
         let floor = g.sub(&greatest, &floor);
@@ -138,7 +137,7 @@ impl MotionLayers {
         let unit = g.table("sides of a cell", &[2, 1], cell.into());
         let sources = match turned {
             Some(turned) => {
-                let back = turned_back(g, &there, &turned.turns);
+                let back = turned_back(g, &landing, &turned.turns);
                 let middle = g.sub(&from, &back);
                 let middle = g.mul(&middle, &unit);
                 g.concat(&[&middle, &turned.turns], 1)

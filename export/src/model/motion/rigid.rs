@@ -132,6 +132,8 @@ impl Pairs<'_> {
     fn of_length_one(&mut self, cosine: &Value, sine: &Value) -> (Value, Value) {
         let squares = [cosine, sine].map(|side| self.g.mul(side, side));
         let square = self.g.add(&squares[0], &squares[1]);
+        let none = self.g.scalar(Motion::NO_TURN);
+        let square = self.g.add(&square, &none);
         let length = self.g.map("Sqrt", &square);
         (self.g.div(cosine, &length), self.g.div(sine, &length))
     }
