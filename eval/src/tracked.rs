@@ -5,13 +5,13 @@
 //! last one seen and q_2 two frames before goes on by the parabola through these places:
 //! ```text
 //! x(n)   = n (n + 1) / 2 q_2 - n (n + 2) q_1, n frames later; - n q_1 where q_2 is not known, 0 where neither is
-//! out(p) = last(p - x(n)), bilinear, the border repeated, with x(n) of the point that will truly be at the pixel p
+//! out(p) = last(p - x(n)), bicubic as in [`Motion`], the border repeated, with x(n) of the point that will truly be at the pixel p
 //! ```
 //! No camera has this forecaster. It is even told what nobody can know: what was not to be seen in the last frame is shown as it
 //! comes, and what goes wrong hides nothing else. What is above it has foreseen that things do not go on as they did.
 
 use ndarray::Array3;
-use nextclip_core::Picture;
+use nextclip_core::{Motion, Picture};
 use nextclip_scenes::Trace;
 
 /// Foretells the pictures that `came` after `last`, of a scene whose things are where `traces` say, from before `last` on.
@@ -60,17 +60,16 @@ fn place(picture: &Picture, at: [f32; 2]) -> [usize; 2] {
     [(at[0], width), (at[1], height)].map(|(at, side)| at.round().clamp(0.0, (side - 1) as f32) as usize)
 }
 
-/// A channel between pixels, bilinear, the border repeated.
+/// A channel between pixels, bicubic, the border repeated.
 fn colour(picture: &Picture, at: [f32; 2], channel: usize) -> u8 {
     let floor = at.map(f32::floor);
-    let value = |right: f32, down: f32| {
-        let [x, y] = place(picture, [floor[0] + right, floor[1] + down]);
-        f32::from(picture[[y, x, channel]])
+    let [across, down] = [0, 1].map(|axis| Motion::cubic(f64::from(at[axis] - floor[axis])));
+    let value = |x: usize, y: usize| {
+        let [column, row] = place(picture, [floor[0] - 1.0 + x as f32, floor[1] - 1.0 + y as f32]);
+        across[x] * down[y] * f64::from(picture[[row, column, channel]])
     };
-    let mix = |a: f32, b: f32, share: f32| a + (b - a) * share;
-    let [right, down] = [at[0] - floor[0], at[1] - floor[1]];
-    let row = |down| mix(value(0.0, down), value(1.0, down), right);
-    mix(row(0.0), row(1.0), down).round() as u8
+    let sum: f64 = (0..4).flat_map(|y| (0..4).map(move |x| value(x, y))).sum();
+    sum.round() as u8
 }
 
 #[cfg(test)]
@@ -92,7 +91,7 @@ mod tests {
     fn colours_lie_between_pixels() {
         let picture = Picture::from_shape_vec((2, 2, 1), vec![0, 100, 50, 150]).unwrap();
         assert_eq!(colour(&picture, [0.5, 0.0], 0), 50);
-        assert_eq!(colour(&picture, [0.25, 0.5], 0), 50);
+        assert_eq!(colour(&picture, [0.25, 0.5], 0), 48);
         assert_eq!(colour(&picture, [-3.0, 7.0], 0), 50);
     }
 

@@ -128,7 +128,7 @@ impl Reference {
                     let from_x = at(0, y, x) + cosine * p_x + sine * p_y;
                     let from_y = at(1, y, x) - sine * p_x + cosine * p_y;
                     let pixel = |cell: f64| (cell + 0.5) * scale - 0.5;
-                    between(&picture[rgb], pixel(from_y), pixel(from_x))
+                    cubic_between(&picture[rgb], pixel(from_y), pixel(from_x))
                 })
             };
             let of_last = moved(&sources[1]);
@@ -150,7 +150,7 @@ impl Reference {
             let shares: Vec<f64> = (0..sources.len()).map(|source| seen[[source, y, x]].exp()).collect();
             let colour: f64 =
                 shares.iter().zip(&sources).map(|(share, source)| share * source[[rgb, y, x]]).sum();
-            (colour / shares.iter().sum::<f64>() + 1.0) * 127.5
+            ((colour / shares.iter().sum::<f64>()).clamp(-1.0, 1.0) + 1.0) * 127.5
         }))
     }
 
@@ -228,6 +228,21 @@ pub(crate) fn between(plane: &Array2<f64>, y: f64, x: f64) -> f64 {
     let (down, across) = (y - top as f64, x - left as f64);
     let row = |row: usize| plane[[row, left]] * (1.0 - across) + plane[[row, right]] * across;
     row(top) * (1.0 - down) + row(below) * down
+}
+
+/// The same, bicubic; pixels beyond the border are those of the border.
+fn cubic_between(plane: &Array2<f64>, y: f64, x: f64) -> f64 {
+    let (rows, columns) = plane.dim();
+    let at = |place: f64, count: usize| (place.clamp(0.0, (count - 1) as f64)) as usize;
+    let mut sum = 0.0;
+    for (down, share_y) in Motion::cubic(y - y.floor()).into_iter().enumerate() {
+        for (across, share_x) in Motion::cubic(x - x.floor()).into_iter().enumerate() {
+            let row = at(y.floor() - 1.0 + down as f64, rows);
+            let column = at(x.floor() - 1.0 + across as f64, columns);
+            sum += share_y * share_x * plane[[row, column]];
+        }
+    }
+    sum
 }
 
 /// (H, W, 3) of samples to (3, H, W) from -1 to 1.

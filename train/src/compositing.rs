@@ -5,7 +5,7 @@ use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
 use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
-use crate::following::{RESPONSE, Recent, follow, follow_specs, warp};
+use crate::following::{Between, RESPONSE, Recent, follow, follow_specs, warp};
 use crate::motion::convolved;
 use crate::params::{Init, Params, Spec};
 use crate::rigid::{Belonging, Turned, from_middle};
@@ -86,7 +86,8 @@ impl<'a> Compositor<'a> {
         let displacements = landed.narrow(3, 0, 2).flatten(1, 2);
         let all: Vec<&Tensor> = std::iter::once(&recent.last).chain(&recent.earlier).collect();
         let all = Tensor::cat(&all, 1).flatten(1, 2); // (n, 3 (1 + E), H, W)
-        let moved = warp(&all, &displacements).reshape([frames, candidates, -1, rows, columns]);
+        let moved =
+            warp(&all, &displacements, Between::Cubic).reshape([frames, candidates, -1, rows, columns]);
         let then = moved.narrow(2, 3, 3 * earlier).flatten(1, 2);
         let moved = moved.narrow(2, 0, 3);
         let still = |picture: &Tensor| picture.expand_as(decoded).reshape([frames, 1, 3, rows, columns]);
@@ -103,7 +104,8 @@ impl<'a> Compositor<'a> {
         let read = Tensor::cat(&read, 1).to_kind(self.params.compute());
         let x = convolved(&self.params.root().pp("motion.blend"), read);
         let weights = x.softmax(1, Kind::Float).unsqueeze(2);
-        (sources * weights).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float).reshape(&size)
+        let blended = (sources * weights).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
+        blended.clamp(-1.0, 1.0).reshape(&size)
     }
 
     /// What lands on the pixels of predicted frames, of every candidate: where it comes from, x then y in pixels, how

@@ -72,9 +72,8 @@ const TEXTURE_FLOOR: f64 = 20.0;
 const MOTION_WEIGHT: f64 = 1.0;
 /// Weight of nearness where nothing moves: there is but one future, and it is known.
 const STILL_WEIGHT: f64 = 1.0;
-/// Weight of the decoder's picture without what moves: where nothing that was seen covers it, it is what is shown, and must not
-/// be litter.
-const DECODER_WEIGHT: f64 = 0.3;
+/// Weight of nearness of the decoder's picture, which learns from nothing else of what is shown.
+const DECODER_WEIGHT: f64 = 1.0;
 /// Weight of plain reconstruction, which the decoder must not forget.
 const RECONSTRUCTION_WEIGHT: f64 = 0.3;
 
@@ -123,7 +122,10 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     let (z, time) = tch::no_grad(|| on_the_way(&student, &past, noise, &TimeGrid::new(steps, 1.0)?, at))?;
     let draws = student.estimate(&past, &z, time);
     let shown = draws.narrow(1);
-    let pictures = student.pictures(&shown, &start.seen);
+    // The critic's word is for what is moved. What nobody has seen is painted as the mean of what may be there: a decoder that is
+    // to please a critic leaves litter behind whatever moves.
+    let decoded = student.decoded(&shown);
+    let pictures = student.composed(decoded.detach(), &shown, &start.seen);
     let came = start.truth().unsqueeze(0);
     let (real, rebuilt) = start.rebuilt(&student, &mut window.rng);
 
@@ -144,7 +146,7 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
         ("motion", window.motion_loss(&student, &shown, &pictures) * MOTION_WEIGHT),
         ("near", log_mse(&by_cells(&off, model.geometry.vae_scale), PIXEL_FLOOR) * plan.nearness),
         ("still", log_mse(&(off * still), PIXEL_FLOOR) * STILL_WEIGHT),
-        ("painted", log_mse(&(&pictures.decoded - &came).squeeze_dim(0), PIXEL_FLOOR) * DECODER_WEIGHT),
+        ("painted", log_mse(&(decoded - &came).squeeze_dim(0), PIXEL_FLOOR) * DECODER_WEIGHT),
         ("rebuilt", log_mse(&(rebuilt - real), PIXEL_FLOOR) * RECONSTRUCTION_WEIGHT),
     ]))
 }

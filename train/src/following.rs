@@ -96,9 +96,18 @@ pub(crate) fn corrected(
     places + found.unsqueeze(axis as i64) * response.select(1, index).reshape(along)
 }
 
-/// `frame` (n, c, H, W) read at every pixel's place plus `displacements` (n, M, 2, H, W), x then y in pixels: bilinear, the
-/// border repeated. (n, M, c, H, W)
-pub fn warp(frame: &Tensor, displacements: &Tensor) -> Tensor {
+/// How pictures are read between their pixels.
+#[derive(Clone, Copy, Debug)]
+pub enum Between {
+    /// Bilinear.
+    Linear,
+    /// Bicubic, as [`nextclip_core::Motion::cubic`] has it.
+    Cubic,
+}
+
+/// `frame` (n, c, H, W) read at every pixel's place plus `displacements` (n, M, 2, H, W), x then y in pixels, the border
+/// repeated. (n, M, c, H, W)
+pub fn warp(frame: &Tensor, displacements: &Tensor, between: Between) -> Tensor {
     let size = displacements.size();
     let (n, count, rows, columns) = (size[0], size[1], size[3], size[4]);
     let places = |len: i64| Tensor::arange(len, (Kind::Float, frame.device()));
@@ -109,8 +118,12 @@ pub fn warp(frame: &Tensor, displacements: &Tensor) -> Tensor {
     let x = along(0, places(columns), columns);
     let y = along(1, places(rows).unsqueeze(1), rows);
     let grid = Tensor::stack(&[x, y], -1).reshape([n, count * rows, columns, 2]);
-    let (bilinear, border) = (0, 1);
-    let read = frame.grid_sampler(&grid, bilinear, border, false); // (n, c, M H, W)
+    let mode = match between {
+        Between::Linear => 0,
+        Between::Cubic => 2,
+    };
+    let border = 1;
+    let read = frame.grid_sampler(&grid, mode, border, false); // (n, c, M H, W)
     read.reshape([n, -1, count, rows, columns]).transpose(1, 2)
 }
 
@@ -145,7 +158,7 @@ impl Slopes {
             places.flatten(0, 1).upsample_nearest2d([rows, columns], None, None).unflatten(0, &size[..2]);
         let (n, candidates) = (size[0], size[1]);
         let each = |x: &Tensor| x.unsqueeze(1).expand([n, candidates, 3, rows, columns], false).flatten(0, 1);
-        let off = each(last) - warp(before, &places).flatten(0, 1); // (n K, 3, H, W)
+        let off = each(last) - warp(before, &places, Between::Linear).flatten(0, 1); // (n K, 3, H, W)
         let trust = (colours(&off.square()) / f64::from(Motion::FOLLOW_LEVEL) + 1.0).reciprocal();
         let [x, y] = [&self.x, &self.y].map(|slope| colours(&(each(slope) * &off)));
         let sums: Tensor = Tensor::cat(&[each(&self.products), x, y], 1) * trust;
@@ -187,7 +200,7 @@ mod tests {
         let frame = noise(&[1, 3, 6, 8]);
         let moved = |x: f64, y: f64| {
             let displacement = Tensor::from_slice(&[x as f32, y as f32]).reshape([1, 1, 2, 1, 1]);
-            warp(&frame, &displacement.expand([1, 1, 2, 6, 8], false)).squeeze_dim(1)
+            warp(&frame, &displacement.expand([1, 1, 2, 6, 8], false), Between::Linear).squeeze_dim(1)
         };
         let off = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
         assert!(off(&moved(0.0, 0.0), &frame) < 1e-5);
@@ -205,7 +218,7 @@ mod tests {
         let texture = noise.upsample_bicubic2d([64, 96], false, None, None);
         let at = |x: f64, y: f64| {
             let by = Tensor::from_slice(&[-x as f32, -y as f32]).reshape([1, 1, 2, 1, 1]);
-            warp(&texture, &by.expand([1, 1, 2, 64, 96], false)).squeeze_dim(1)
+            warp(&texture, &by.expand([1, 1, 2, 64, 96], false), Between::Linear).squeeze_dim(1)
         };
         let (x, y) = (1.5, -0.75);
         let pictures = (0..4).map(|frame| at(x * f64::from(frame), y * f64::from(frame))).collect::<Vec<_>>();

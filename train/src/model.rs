@@ -181,8 +181,16 @@ impl AtWork<'_> {
 
     /// The pictures of an estimate after those `seen`, (n, F, 3, H, W).
     pub fn pictures(&self, estimate: &Estimate, seen: &Tensor) -> Pictures {
-        let size = seen.size();
-        let decoded = self.vae.decode(&estimate.x1.flatten(0, 1)).reshape([size[0], -1, 3, size[3], size[4]]);
+        self.composed(self.decoded(estimate), estimate, seen)
+    }
+
+    /// The pictures of an estimate by the decoder alone, (n, N, 3, H, W).
+    pub fn decoded(&self, estimate: &Estimate) -> Tensor {
+        self.vae.decode(&estimate.x1.flatten(0, 1)).unflatten(0, &estimate.x1.size()[..2])
+    }
+
+    /// The pictures of an estimate of which the decoder's are known.
+    pub fn composed(&self, decoded: Tensor, estimate: &Estimate, seen: &Tensor) -> Pictures {
         let motion = estimate.motion.as_ref().map(|motion| motion.select(1, motion.size()[1] - 1));
         let (shown, sources) = self.compositor.shown(&decoded, seen, motion.as_ref());
         Pictures { decoded, shown, sources }

@@ -66,9 +66,17 @@ impl GraphBuilder {
     /// (B, c, H, W) at `places` (B, rows, columns, 2), each x and y from -1 at the first edge to 1 at the other, bilinear
     /// between pixels' centres, the border repeated: (B, c, rows, columns).
     pub fn sample(&mut self, x: &Value, places: &Value) -> Value {
+        self.sampled(x, places, "bilinear")
+    }
+
+    /// The same, but bicubic, as [`nextclip_core::Motion::cubic`] has it.
+    pub fn sample_cubic(&mut self, x: &Value, places: &Value) -> Value {
+        self.sampled(x, places, "bicubic")
+    }
+
+    fn sampled(&mut self, x: &Value, places: &Value, mode: &str) -> Value {
         assert!(x.shape[0] == places.shape[0] && places.shape[3] == 2, "GridSample of {x} at {places}");
-        let attributes =
-            vec![text("mode", "bilinear"), text("padding_mode", "border"), int("align_corners", 0)];
+        let attributes = vec![text("mode", mode), text("padding_mode", "border"), int("align_corners", 0)];
         let shape = [x.shape[0], x.shape[1], places.shape[1], places.shape[2]];
         self.node("GridSample", &[x, places], attributes, &shape, x.dtype)
     }

@@ -37,12 +37,15 @@
 //! ```
 //! and then, with all of these brought to pixels (bilinear, half-pixel centres) and s pixels a cell:
 //! ```text
-//! moved_k(x, y) = last(x + s u_x, y + s u_y), bilinear, the border repeated
+//! moved_k(x, y) = last(x + s u_x, y + s u_y), bicubic, the border repeated
 //! x             = [decoded, last, moved_1 .. moved_K, density_1, features_1, density_2, ..], pictures from -1 to 1
 //! weights       = softmax(conv(silu(conv(silu(conv(x)))))), 3 x 3 each: `motion.blend.{0,1,2}`
 //! out           = weights_0 decoded + weights_1 last + weights_2 moved_1 + ...
 //! ```
-//! `decoded` is the decoder's picture, clipped to -1 to 1; densities are clipped to -10 to 10.
+//! `decoded` is the decoder's picture, clipped to -1 to 1; densities are clipped to -10 to 10. Bicubic is the convolution of Keys
+//! (1981) with a = -0.75 ([`Motion::cubic`]): half a pixel on, it leaves an edge as steep as it can. Of the gradient energy of an edge
+//! between two colours 0.92 is left on average over all shifts; bilinear would leave 0.75. As it goes beyond the colours beside an
+//! edge, `out` is clipped to -1 to 1.
 //!
 //! # Earlier pictures
 //! A model with `earlier` > 0 has the pictures of [`Motion::EARLIER`] frames before the last one at hand, too: e_1, e_2, ..
@@ -177,6 +180,14 @@ impl Motion {
         3 + self.features
     }
 
+    /// How much the four pixels around a place count, one axis at a time, `share` of the way from the second of them to the third.
+    pub fn cubic(share: f64) -> [f64; 4] {
+        const A: f64 = -0.75;
+        let near = |t: f64| ((A + 2.0) * t - (A + 3.0)) * t * t + 1.0;
+        let far = |t: f64| ((A * t - 5.0 * A) * t + 8.0 * A) * t - 4.0 * A;
+        [far(1.0 + share), near(share), near(1.0 - share), far(2.0 - share)]
+    }
+
     /// How many frames before the last one each of the earlier pictures is.
     pub fn earlier_frames(&self) -> &'static [usize] {
         &Self::EARLIER[..self.earlier.min(Self::EARLIER.len())]
@@ -245,6 +256,36 @@ impl Motion {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cubic_goes_through_pixels_and_keeps_slopes() {
+        assert_eq!(Motion::cubic(0.0), [0.0, 1.0, 0.0, 0.0]);
+        assert_eq!(Motion::cubic(0.5), [-0.09375, 0.59375, 0.59375, -0.09375]);
+        for share in [0.1, 0.25, 0.7] {
+            assert!((Motion::cubic(share).iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        }
+    }
+
+    /// What the formula's account says of edges.
+    #[test]
+    fn edges_stay_steep() {
+        let edge = |at: f64| (0..16).map(|x| (x as f64 + 0.5 - at).clamp(0.0, 1.0)).collect::<Vec<_>>();
+        let energy = |row: &[f64]| row.windows(2).map(|pair| (pair[1] - pair[0]).powi(2)).sum::<f64>();
+        let steps = || (0..32).map(|step| (step as f64 + 0.5) / 32.0);
+        let mut left = [0.0; 3];
+        for (at, by) in steps().flat_map(|at| steps().map(move |by| (at, by))) {
+            let row = edge(7.0 + at);
+            let moved = |shares: [f64; 4]| {
+                let between = |around: &[f64]| around.iter().zip(shares).map(|(x, share)| x * share).sum();
+                row.windows(4).map(between).collect::<Vec<f64>>()
+            };
+            left[0] += energy(&row);
+            left[1] += energy(&moved(Motion::cubic(by)));
+            left[2] += energy(&moved([0.0, 1.0 - by, by, 0.0]));
+        }
+        assert!((left[1] / left[0] - 0.92).abs() < 0.01, "{}", left[1] / left[0]);
+        assert!((left[2] / left[0] - 0.75).abs() < 0.01, "{}", left[2] / left[0]);
+    }
 
     #[test]
     fn sizes_follow_from_candidates_and_features() {

@@ -196,7 +196,7 @@ impl MotionLayers {
         let all: Vec<&Value> = std::iter::once(&recent.last).chain(&recent.earlier).collect();
         let channels = 3 * all.len();
         let all = if channels > 3 { g.concat(&all, 1) } else { recent.last.clone() };
-        let moved = g.sample(&all, &places); // (B, 3 (1 + E), N * K * H, W)
+        let moved = g.sample_cubic(&all, &places); // (B, 3 (1 + E), N * K * H, W)
         let moved = g.reshape(&moved, &[batch, channels, each, rows, columns]);
         let moved = g.transpose(&moved, &[0, 2, 1, 3, 4]);
         let mut of_candidates = |channels: std::ops::Range<usize>| {
