@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use crate::following::{Between, RESPONSE, Recent, follow, follow_specs, warp};
 use crate::motion::convolved;
 use crate::params::{Init, Params, Spec};
-use crate::rigid::{Belonging, Turned, from_middle};
+use crate::rigid::{Belonging, Turned, from_middle, turned_back};
 
 /// Hidden channels of the blend.
 const BLEND_WIDTH: usize = 16;
@@ -166,14 +166,6 @@ impl<'a> Compositor<'a> {
         let pixels = cells.flatten(0, 2).upsample_bilinear2d([rows, columns], false, None, None);
         pixels.unflatten(0, &size[..3])
     }
-}
-
-/// Vectors, x then y, the fourth axis of those of `turns`, turned back by their cosines and sines.
-fn turned_back(vectors: &Tensor, turns: &Tensor) -> Tensor {
-    let axis = 3 - (turns.dim() - vectors.dim()) as i64;
-    let [x, y] = [0, 1].map(|index| vectors.narrow(axis, index, 1));
-    let [cosine, sine] = [0, 1].map(|index| turns.narrow(3, index, 1));
-    Tensor::cat(&[&x * &cosine + &y * &sine, y * cosine - x * sine], 3)
 }
 
 /// What a model without motion shows: the formula is [`nextclip_core::compositing`]'s.

@@ -99,6 +99,14 @@ fn turned(vectors: &Tensor, cosine: &Tensor, sine: &Tensor) -> Tensor {
     Tensor::cat(&[&x * cosine - &y * sine, x * sine + y * cosine], 2)
 }
 
+/// Vectors, x then y, the fourth axis of those of `turns`, turned back by their cosines and sines.
+pub(crate) fn turned_back(vectors: &Tensor, turns: &Tensor) -> Tensor {
+    let axis = 3 - (turns.dim() - vectors.dim()) as i64;
+    let [x, y] = [0, 1].map(|index| vectors.narrow(axis, index, 1));
+    let [cosine, sine] = [0, 1].map(|index| turns.narrow(3, index, 1));
+    Tensor::cat(&[&x * &cosine + &y * &sine, y * cosine - x * sine], 3)
+}
+
 fn dot(a: &Tensor, b: &Tensor) -> Tensor {
     (a * b).sum_dim_intlist([2_i64].as_slice(), true, Kind::Float)
 }
