@@ -5,8 +5,9 @@
 //! energy score of two draws from different noise, which is best where draws differ from each other as they do from what
 //! came (Gneiting and Raftery 2007). And its pictures pass a critic, which compares them with those that came (with the
 //! pairing loss of Jolicoeur-Martineau 2018); how much edge they have where things move is held to what it should be, without
-//! texture where there is none, and they must be near what came cell by cell, so that nothing is there twice. It meets in
-//! training what it meets at work: points of its own trajectories.
+//! texture where there is none, and they must be near what came cell by cell, so that nothing is there twice. All that is for what
+//! is moved and how it is blended; what the decoder paints is only to be near what came. It meets in training what it meets
+//! at work: points of its own trajectories.
 
 use std::path::PathBuf;
 

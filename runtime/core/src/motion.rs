@@ -269,9 +269,9 @@ mod tests {
     /// What the formula's account says of edges.
     #[test]
     fn edges_stay_steep() {
-        let edge = |at: f64| (0..16).map(|x| (x as f64 + 0.5 - at).clamp(0.0, 1.0)).collect::<Vec<_>>();
+        let edge = |at: f64| (0..16).map(|x| (f64::from(x) + 0.5 - at).clamp(0.0, 1.0)).collect::<Vec<_>>();
         let energy = |row: &[f64]| row.windows(2).map(|pair| (pair[1] - pair[0]).powi(2)).sum::<f64>();
-        let steps = || (0..32).map(|step| (step as f64 + 0.5) / 32.0);
+        let steps = || (0..32).map(|step| (f64::from(step) + 0.5) / 32.0);
         let mut left = [0.0; 3];
         for (at, by) in steps().flat_map(|at| steps().map(move |by| (at, by))) {
             let row = edge(7.0 + at);
