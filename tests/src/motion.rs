@@ -233,7 +233,7 @@ pub(crate) fn between(plane: &Array2<f64>, y: f64, x: f64) -> f64 {
 /// The same, bicubic; pixels beyond the border are those of the border.
 fn cubic_between(plane: &Array2<f64>, y: f64, x: f64) -> f64 {
     let (rows, columns) = plane.dim();
-    let at = |place: f64, count: usize| (place.clamp(0.0, (count - 1) as f64)) as usize;
+    let at = |place: f64, count: usize| place.clamp(0.0, (count - 1) as f64) as usize;
     let mut sum = 0.0;
     for (down, share_y) in Motion::cubic(y - y.floor()).into_iter().enumerate() {
         for (across, share_x) in Motion::cubic(x - x.floor()).into_iter().enumerate() {

@@ -43,9 +43,9 @@
 //! out           = weights_0 decoded + weights_1 last + weights_2 moved_1 + ...
 //! ```
 //! `decoded` is the decoder's picture, clipped to -1 to 1; densities are clipped to -10 to 10. Bicubic is the convolution of Keys
-//! (1981) with a = -0.75 ([`Motion::cubic`]): half a pixel on, it leaves an edge as steep as it can. Of the gradient energy of an edge
-//! between two colours 0.92 is left on average over all shifts; bilinear would leave 0.75. As it goes beyond the colours beside an
-//! edge, `out` is clipped to -1 to 1.
+//! (1981) with a = -0.75 ([`Motion::cubic`]), as the operator GridSample has it. Of the gradient energy of an edge between two
+//! colours 0.92 is left on average over all shifts; bilinear would leave 0.75. As it goes beyond the colours beside an edge, `out`
+//! is clipped to -1 to 1.
 //!
 //! # Earlier pictures
 //! A model with `earlier` > 0 has the pictures of [`Motion::EARLIER`] frames before the last one at hand, too: e_1, e_2, ..
@@ -103,7 +103,7 @@
 //!
 //! Moving the last frame's pixels is an old and strong way to sharp predictions (Finn et al. 2016, arXiv 1605.07157); that
 //! things say where they go, instead of places where from, is splatting (Niklaus and Liu 2020, arXiv 2003.05534). Weights by
-//! softmax keep every pixel a mean of real colours.
+//! softmax keep every pixel a mean of colours that were seen or painted.
 
 use serde::{Deserialize, Serialize};
 
