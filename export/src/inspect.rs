@@ -83,14 +83,18 @@ fn transformer(checkpoint: &Checkpoint, tokens: &TokenIds) -> Vec<(String, Strin
 }
 
 fn motion(layers: &MotionLayers) -> (String, String) {
-    let Motion { candidates, features, reach, earlier, rigid, .. } = layers.sizes;
+    let Motion { candidates, features, reach, earlier, rigid, whole, .. } = layers.sizes;
     let hidden = |convolutions: &[Conv]| convolutions[0].weight.shape()[0];
     let refined = layers
         .refine
         .as_ref()
         .map(|refine| format!("; refined in {} channels", hidden(refine)))
         .unwrap_or_default();
-    let rigid = if rigid { "; cells of one thing go as one" } else { "" };
+    let rigid = match (rigid, whole) {
+        (_, true) => "; cells of one thing agree on it and go as one",
+        (true, false) => "; cells of one thing go as one",
+        (false, false) => "",
+    };
     let text = format!(
         "{candidates} displacements and {features} features a cell, blended in {} channels; looks {reach} steps of two \
          pixels back, in {} channels{refined}; follows things in {earlier} earlier pictures{rigid}",

@@ -112,28 +112,31 @@ impl Reference {
         let mut sources: Vec<Planes> = vec![unit(decoded), unit(last)];
         let earlier: Vec<Planes> = earlier.iter().map(unit).collect();
         let (mut carried, mut then) = (Vec::new(), Vec::new());
+        let (finer, sharper) = sizes.landing();
         for candidate in 0..sizes.candidates {
             let first = candidate * sizes.candidate_channels();
             let of_candidate = motion.slice(s![first..first + sizes.candidate_channels(), .., ..]);
             let turns = turns.slice(s![2 * candidate..2 * candidate + 2, .., ..]);
-            let landed = Landed::new(&of_candidate.to_owned(), &turns.to_owned());
+            let landed = Landed::new(&of_candidate.to_owned(), &turns.to_owned(), finer, f64::from(sharper));
             let landed: Vec<_> = landed.cells.outer_iter().map(|plane| plane.to_owned()).collect();
             let cell = |pixel: usize| (pixel as f64 + 0.5) / scale - 0.5;
-            let at = |channel: usize, y: usize, x: usize| between(&landed[channel], cell(y), cell(x));
-            let moved = |picture: &Planes| {
+            let place = |pixel: usize| (pixel as f64 + 0.5) / scale * finer as f64 - 0.5;
+            let at = |channel: usize, y: usize, x: usize| between(&landed[channel], place(y), place(x));
+            let from = |y: usize, x: usize| {
+                let (p_x, p_y) = (cell(x), cell(y));
+                let [cosine, sine] = [3, 4].map(|channel| at(channel + sizes.features, y, x));
+                [at(0, y, x) + cosine * p_x + sine * p_y, at(1, y, x) - sine * p_x + cosine * p_y]
+            };
+            let moved = |picture: &Planes, between: fn(&Array2<f64>, f64, f64) -> f64| {
                 let picture = [0, 1, 2].map(|rgb| picture.index_axis(Axis(0), rgb).to_owned());
                 Array3::from_shape_fn((3, rows, columns), |(rgb, y, x)| {
-                    let (p_x, p_y) = (cell(x), cell(y));
-                    let [cosine, sine] = [3, 4].map(|channel| at(channel + sizes.features, y, x));
-                    let from_x = at(0, y, x) + cosine * p_x + sine * p_y;
-                    let from_y = at(1, y, x) - sine * p_x + cosine * p_y;
-                    let pixel = |cell: f64| (cell + 0.5) * scale - 0.5;
-                    cubic_between(&picture[rgb], pixel(from_y), pixel(from_x))
+                    let [from_x, from_y] = from(y, x).map(|cell| (cell + 0.5) * scale - 0.5);
+                    between(&picture[rgb], from_y, from_x)
                 })
             };
-            let of_last = moved(&sources[1]);
+            let of_last = moved(&sources[1], cubic_between);
             sources.push(of_last);
-            then.extend(earlier.iter().map(moved));
+            then.extend(earlier.iter().map(|picture| moved(picture, between)));
             carried.push(Array3::from_shape_fn((1 + sizes.features, rows, columns), |(channel, y, x)| {
                 at(2 + channel, y, x)
             }));
@@ -182,8 +185,9 @@ impl Reference {
 
 impl Landed {
     /// Of one candidate's values (3 + F, h, w) and its turns, (2, h, w).
-    fn new(motion: &Array3<f64>, turns: &Array3<f64>) -> Self {
+    fn new(motion: &Array3<f64>, turns: &Array3<f64>, finer: usize, sharper: f64) -> Self {
         let (_, rows, columns) = motion.dim();
+        let place = |index: usize| (index as f64 + 0.5) / finer as f64 - 0.5;
         let sharpness = 1.0 / (2.0 * f64::from(Motion::SPREAD).powi(2));
         let mut brought = concatenate![Axis(0), *motion, *turns];
         for row in 0..rows {
@@ -195,14 +199,14 @@ impl Landed {
                 brought[[1, row, column]] = row as f64 - (cosine * y - sine * x);
             }
         }
-        let mut cells = Array3::zeros(brought.dim());
-        for row in 0..rows {
-            for column in 0..columns {
+        let mut cells = Array3::zeros((brought.dim().0, rows * finer, columns * finer));
+        for row in 0..rows * finer {
+            for column in 0..columns * finer {
                 let affinity = Array2::from_shape_fn((rows, columns), |(from_row, from_column)| {
                     let q = [from_row, from_column];
-                    let x = from_column as f64 + motion[[0, q[0], q[1]]] - column as f64;
-                    let y = from_row as f64 + motion[[1, q[0], q[1]]] - row as f64;
-                    motion[[2, q[0], q[1]]] - sharpness * (x * x + y * y)
+                    let x = from_column as f64 + motion[[0, q[0], q[1]]] - place(column);
+                    let y = from_row as f64 + motion[[1, q[0], q[1]]] - place(row);
+                    (motion[[2, q[0], q[1]]] - sharpness * (x * x + y * y)) * sharper
                 });
                 let greatest = affinity.fold(f64::NEG_INFINITY, |a, b| a.max(*b));
                 let shares = affinity.mapv(|a| (a - greatest).exp());
@@ -212,7 +216,7 @@ impl Landed {
                     cells[[channel, row, column]] = (&shares * &values).sum() / sum;
                 }
                 let limit = f64::from(Motion::DENSITY_LIMIT);
-                cells[[2, row, column]] = (greatest + sum.ln()).clamp(-limit, limit);
+                cells[[2, row, column]] = ((greatest + sum.ln()) / sharper).clamp(-limit, limit);
             }
         }
         Self { cells }

@@ -33,7 +33,14 @@ impl Reference {
         let places: Vec<[usize; 3]> = (0..sizes.candidates)
             .flat_map(|k| (0..rows).flat_map(move |row| (0..columns).map(move |column| [k, row, column])))
             .collect();
-        let cells: Vec<Cell> = places.iter().map(|&place| Cell::new(&sizes, motion, clip, place)).collect();
+        let mut cells: Vec<Cell> =
+            places.iter().map(|&place| Cell::new(&sizes, motion, clip, place)).collect();
+        for _ in 0..if sizes.whole { Motion::GATHER_STEPS } else { 0 } {
+            let gathered: Vec<Vec<f64>> = cells.iter().map(|cell| cell.gathered(&cells)).collect();
+            for (cell, e) in cells.iter_mut().zip(gathered) {
+                cell.e = e;
+            }
+        }
         for n in 0..clip {
             let there: Vec<[f64; 2]> = places
                 .iter()
@@ -62,6 +69,15 @@ impl Reference {
                     moved[[n, k * sizes.candidate_channels() + axis, row, column]] +=
                         cells[i].rigidity * (fitted[axis] - there[i][axis]);
                 }
+                let first = k * sizes.candidate_channels() + 3;
+                for channel in first..first + if sizes.whole { sizes.features } else { 0 } {
+                    let of = |j: usize| {
+                        let [other, row, column] = places[j];
+                        followed[[n, channel + other * sizes.candidate_channels() - first + 3, row, column]]
+                    };
+                    let own = followed[[n, channel, row, column]];
+                    moved[[n, channel, row, column]] += cells[i].rigidity * (mean(&of) - own);
+                }
                 turns[[n, 2 * k, row, column]] = 1.0 + cells[i].rigidity * (c - 1.0);
                 turns[[n, 2 * k + 1, row, column]] = cells[i].rigidity * s;
             }
@@ -85,9 +101,22 @@ impl Cell {
         }
     }
 
+    fn apart(&self, other: &Self) -> f64 {
+        self.e.iter().zip(&other.e).map(|(a, b)| (a - b).powi(2)).sum()
+    }
+
     fn share(&self, other: &Self) -> f64 {
-        let apart: f64 = self.e.iter().zip(&other.e).map(|(a, b)| (a - b).powi(2)).sum();
-        (other.reliability - apart).exp()
+        (other.reliability - self.apart(other)).exp()
+    }
+
+    /// The mean of all vectors e by how near they are to this cell's.
+    fn gathered(&self, all: &[Self]) -> Vec<f64> {
+        let width = f64::from(Motion::GATHER_WIDTH);
+        let near: Vec<f64> = all.iter().map(|other| (-self.apart(other) / width).exp()).collect();
+        let whole: f64 = near.iter().sum();
+        let mean =
+            |index: usize| all.iter().zip(&near).map(|(other, near)| near * other.e[index]).sum::<f64>();
+        (0..self.e.len()).map(|index| mean(index) / whole).collect()
     }
 }
 

@@ -53,11 +53,12 @@ impl Bench {
     }
 }
 
-/// Those of a checkpoint, one candidate without features that looks as far as it can, and following without end.
-const SIZES: [Motion; 3] = [
+/// Those of a checkpoint, the same where cells need not agree, one candidate without features that looks as far as it can, and following without end.
+const SIZES: [Motion; 4] = [
     MOTION,
-    Motion { candidates: 1, features: 0, reach: 16, earlier: 0, refined: false, rigid: false },
-    Motion { candidates: 1, features: 1, reach: 1, earlier: 3, refined: true, rigid: false },
+    Motion { whole: false, ..MOTION },
+    Motion { candidates: 1, features: 0, reach: 16, earlier: 0, refined: false, rigid: false, whole: false },
+    Motion { candidates: 1, features: 1, reach: 1, earlier: 3, refined: true, rigid: false, whole: false },
 ];
 
 fn latents(stream: u64, frames: usize) -> Latents {

@@ -23,7 +23,9 @@ use crate::footage::Origin;
 use crate::loss::Loss;
 use crate::model::{AtWork, Model, Past};
 use crate::params::{Params, load_tensors};
+use crate::rigid::without_belonging;
 use crate::sharpness::{energy_of_cells, gradient_energy, moving};
+use crate::transformer::Estimate;
 use crate::vae::is_encoders;
 use crate::windows::{Noise, PIXEL_FLOOR, Window, Windows, learn, log_mse, paints};
 
@@ -70,7 +72,7 @@ const TEXTURE_WEIGHT: f64 = 1.5;
 /// Energy of edges of a cell, in squared levels of 255 a pixel, that nobody sees.
 const TEXTURE_FLOOR: f64 = 20.0;
 /// Weight of the motion's distance from the true one.
-const MOTION_WEIGHT: f64 = 1.0;
+const MOTION_WEIGHT: f64 = 2.0;
 /// Weight of nearness where nothing moves: there is but one future, and it is known.
 const STILL_WEIGHT: f64 = 1.0;
 /// Weight of nearness of the decoder's picture, which learns from nothing else of what is shown.
@@ -126,7 +128,7 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     // The critic's word is for what is moved. What nobody has seen is painted as the mean of what may be there: a decoder that is
     // to please a critic leaves litter behind whatever moves.
     let decoded = student.decoded(&shown);
-    let pictures = student.composed(decoded.detach(), &shown, &start.seen);
+    let pictures = student.composed(decoded.detach(), &as_whole(&shown, model), &start.seen);
     let came = start.truth().unsqueeze(0);
     let (real, rebuilt) = start.rebuilt(&student, &mut window.rng);
 
@@ -150,6 +152,16 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
         ("painted", log_mse(&(decoded - &came).squeeze_dim(0), PIXEL_FLOOR) * DECODER_WEIGHT),
         ("rebuilt", log_mse(&(rebuilt - real), PIXEL_FLOOR) * RECONSTRUCTION_WEIGHT),
     ]))
+}
+
+/// An estimate whose pictures do not teach what belongs together: a thing that bends is nearer to what came, on average, than a
+/// whole one that goes astray.
+fn as_whole(estimate: &Estimate, model: &Model) -> Estimate {
+    let clip = model.geometry.clip as i64;
+    let motion = estimate.motion.as_ref().zip(model.motion.filter(|sizes| sizes.whole));
+    let whole = motion.map(|(motion, sizes)| without_belonging(&sizes, motion, clip));
+    let x1 = estimate.x1.shallow_clone();
+    Estimate { x1, motion: whole.or_else(|| estimate.motion.as_ref().map(Tensor::shallow_clone)) }
 }
 
 /// Means of pictures (n, 3, H, W) over cells of `side` x `side` pixels: what is somewhere near has nearly the same, what is

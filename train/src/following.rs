@@ -210,10 +210,35 @@ mod tests {
         assert!(off(&moved(50.0, 0.0), &border) < 1e-5);
     }
 
+    #[test]
+    fn cubic_reading_is_the_formula_of_the_contract() {
+        let frame = noise(&[1, 1, 6, 8]);
+        let (x, y) = (0.3, -0.4);
+        let by = Tensor::from_slice(&[x as f32, y as f32]).reshape([1, 1, 2, 1, 1]);
+        let read = warp(&frame, &by.expand([1, 1, 2, 6, 8], false), Between::Cubic);
+        let shares = |share: f64| Tensor::from_slice(&Motion::cubic(share));
+        for [row, column] in [[3, 1], [2, 4], [4, 5]] {
+            // The second of the four pixels of an axis is the one before the place.
+            let around =
+                frame.get(0).get(0).narrow(0, row - 2, 4).narrow(1, column - 1, 4).to_kind(Kind::Double);
+            let there = shares(1.0 + y).dot(&around.matmul(&shares(x))).double_value(&[]);
+            let found = read.double_value(&[0, 0, 0, row, column]);
+            assert!((found - there).abs() < 1e-4, "row {row}, column {column}: {found}, not {there}");
+        }
+    }
+
     /// A texture that moves steadily; what the network says of it is half a pixel a frame off.
     #[test]
     fn places_past_are_found_and_move_those_to_come() {
-        let sizes = Motion { candidates: 1, features: 1, reach: 2, earlier: 2, refined: false, rigid: false };
+        let sizes = Motion {
+            candidates: 1,
+            features: 1,
+            reach: 2,
+            earlier: 2,
+            refined: false,
+            rigid: false,
+            whole: false,
+        };
         let noise = Tensor::from_slice(&sampler::noise(1, 0, 3 * 16 * 24)).reshape([1, 3, 16, 24]) * 0.5;
         let texture = noise.upsample_bicubic2d([64, 96], false, None, None);
         let at = |x: f64, y: f64| {

@@ -16,6 +16,7 @@ pub mod fit;
 pub mod following;
 pub mod footage;
 pub mod gradients;
+mod landing;
 pub mod loss;
 mod loss_table;
 pub mod model;

@@ -141,7 +141,13 @@ pub(crate) fn grows(had: Motion, new: Motion) -> bool {
     let earlier = if had.earlier == 0 && !had.refined { 0 } else { new.earlier };
     had != new
         && had
-            == Motion { earlier, refined: had.refined && new.refined, rigid: had.rigid && new.rigid, ..new }
+            == Motion {
+                earlier,
+                refined: had.refined && new.refined,
+                rigid: had.rigid && new.rigid,
+                whole: had.whole && new.whole,
+                ..new
+            }
 }
 
 /// A model with weights.

@@ -11,10 +11,10 @@ const LEAST: f64 = 1e-3;
 pub(crate) struct Belonging {
     /// How much of the common motion it takes, (n, i).
     rigidity: Tensor,
-    /// (n, 1, i)
-    reliability: Tensor,
     /// |e_i - e_j|^2, (n, i, i).
     apart: Tensor,
+    /// How much i takes of each j, (n, i, i).
+    shares: Tensor,
 }
 
 /// Where cells go, and how they turn on the way.
@@ -32,14 +32,23 @@ impl Belonging {
         let past = values.size()[1] - clip;
         let said = values.narrow(1, clip, past).narrow(3, 3, sizes.features as i64);
         let said = said.permute([0, 2, 4, 5, 1, 3]).flatten(4, 5).flatten(1, 3); // (n, i, V)
-        let e = said.narrow(2, 2, said.size()[2] - 2);
-        let square = e.square().sum_dim_intlist([2_i64].as_slice(), true, Kind::Float);
-        let apart = &square + square.transpose(1, 2) - e.matmul(&e.transpose(1, 2)) * 2.0;
-        Self {
-            rigidity: said.select(2, 0).sigmoid(),
-            reliability: said.narrow(2, 1, 1).transpose(1, 2),
-            apart: apart.clamp_min(0.0),
+        let mut e = said.narrow(2, 2, said.size()[2] - 2);
+        for _ in 0..if sizes.whole { Motion::GATHER_STEPS } else { 0 } {
+            let near = apart(&e) * (-1.0 / f64::from(Motion::GATHER_WIDTH));
+            e = near.softmax(-1, Kind::Float).matmul(&e);
         }
+        let (apart, reliability) = (apart(&e), said.narrow(2, 1, 1).transpose(1, 2));
+        let shares = (reliability - &apart).softmax(-1, Kind::Float);
+        Self { rigidity: said.select(2, 0).sigmoid(), apart, shares }
+    }
+
+    /// Values (n, N, K, F, h, w), as far as cells are rigid the means over all that belong together.
+    pub(crate) fn common(&self, values: &Tensor) -> Tensor {
+        let size = values.size();
+        let each = values.permute([0, 2, 4, 5, 3, 1]).flatten(4, 5).flatten(1, 3); // (n, i, F N)
+        let change = (self.shares.matmul(&each) - &each) * self.rigidity.unsqueeze(-1);
+        let all = each + change;
+        all.reshape([size[0], size[2], size[4], size[5], size[3], size[1]]).permute([0, 5, 1, 4, 2, 3])
     }
 
     /// Displacements (n, N, K, 2, h, w) in cells, as far as cells are rigid those of the turn and shift that fit best all that
@@ -51,8 +60,7 @@ impl Belonging {
         let d = displacements.permute([0, 2, 4, 5, 3, 1]).reshape([n, -1, 2, moments]);
         let x = x.unsqueeze(-1).expand_as(&d);
         let y = &x + &d; // (n, i, 2, N)
-        let shares = (&self.reliability - &self.apart).softmax(-1, Kind::Float);
-        let mean = |values: &Tensor| shares.matmul(&values.flatten(2, 3)).reshape(values.size());
+        let mean = |values: &Tensor| self.shares.matmul(&values.flatten(2, 3)).reshape(values.size());
         let (middle, there) = (mean(&x.contiguous()), mean(&y));
         let cosine = mean(&dot(&x, &y)) - dot(&middle, &there) + f64::from(Motion::RIGID_FLOOR);
         let sine = mean(&cross(&x, &y)) - cross(&middle, &there);
@@ -84,6 +92,22 @@ impl Belonging {
         let alike = -self.apart.neg().expm1();
         mean(&self.apart, &one) + mean(&-(alike + LEAST).log(), &two)
     }
+}
+
+/// Motion (.., M, m, h, w) of which all is learned but what belongs together: of `clip` moments to come and those past.
+pub(crate) fn without_belonging(sizes: &Motion, motion: &Tensor, clip: i64) -> Tensor {
+    let axis = motion.dim() as i64 - 4;
+    let past = motion.size()[axis as usize] - clip;
+    let said = motion.narrow(axis, clip, past).unflatten(axis + 1, [sizes.candidates as i64, -1].as_slice());
+    let features = said.narrow(axis + 2, 3, sizes.features as i64).detach();
+    let said = Tensor::cat(&[said.narrow(axis + 2, 0, 3), features], axis + 2);
+    Tensor::cat(&[motion.narrow(axis, 0, clip), said.flatten(axis + 1, axis + 2)], axis)
+}
+
+/// |e_i - e_j|^2 of vectors (n, i, V): (n, i, i).
+fn apart(e: &Tensor) -> Tensor {
+    let square = e.square().sum_dim_intlist([2_i64].as_slice(), true, Kind::Float);
+    (&square + square.transpose(1, 2) - e.matmul(&e.transpose(1, 2)) * 2.0).clamp_min(0.0)
 }
 
 /// Places of cells from the frame's middle, x then y, (rows * columns, 2).
@@ -120,7 +144,7 @@ mod tests {
     use super::*;
 
     const SIZES: Motion =
-        Motion { candidates: 2, features: 2, reach: 2, earlier: 2, refined: false, rigid: true };
+        Motion { candidates: 2, features: 2, reach: 2, earlier: 2, refined: false, rigid: true, whole: true };
 
     /// What cells of 4 x 6 say: rigid, alike reliable, and e of 8 in the left half, of 0 in the right one; of one candidate
     /// as of the other.
@@ -164,5 +188,29 @@ mod tests {
         let every_other = |first: f32| Tensor::from_slice(&[first, 1.0 - first].repeat(3));
         assert!(error(things(every_other(1.0), every_other(0.0))) > 10.0);
         assert_eq!(error(things(half(0.0, 0.0), half(0.0, 0.0))), 0.0);
+    }
+
+    /// What cells of a thing say of it is a little different each, up to 2 apart; that of two things is 6 apart.
+    #[test]
+    fn cells_that_say_nearly_the_same_come_to_agree() {
+        let values = Tensor::zeros([1, 1 + 2, 2, 5, 4, 6], (Kind::Float, Device::Cpu));
+        let scattered = Tensor::from_slice(&[-1.0_f32, 0.0, 1.0, 6.0, 7.0, 8.0]);
+        let _ = values.select(1, 2).select(2, 3).copy_(&scattered.expand([1, 2, 4, 6], false));
+        let apart = Belonging::of(&SIZES, &values, 1).apart;
+        let between = |i: i64, j: i64| apart.double_value(&[0, i, j]);
+        assert!(between(0, 2) < 0.1, "{} apart", between(0, 2));
+        assert!(between(2, 3) > 30.0, "{} apart", between(2, 3));
+    }
+
+    #[test]
+    fn all_but_what_belongs_together_is_learned() {
+        let motion = Tensor::zeros([1, 3, 10, 4, 6], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let whole = without_belonging(&SIZES, &motion, 1);
+        assert!(whole.equal(&motion));
+        whole.sum(Kind::Float).backward();
+        let slopes = motion.grad().select(3, 0).select(3, 0).select(0, 0); // (moments, channels)
+        let learned = |moment: i64| Vec::<f32>::try_from(slopes.select(0, moment)).unwrap();
+        assert_eq!(learned(0), [1.0; 10]);
+        assert_eq!(learned(1), [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
     }
 }

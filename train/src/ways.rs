@@ -239,8 +239,15 @@ fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {
 mod tests {
     use super::*;
 
-    const SIZES: Motion =
-        Motion { candidates: 2, features: 0, reach: 1, earlier: 0, refined: false, rigid: false };
+    const SIZES: Motion = Motion {
+        candidates: 2,
+        features: 0,
+        reach: 1,
+        earlier: 0,
+        refined: false,
+        rigid: false,
+        whole: false,
+    };
 
     /// Two cells of 8 x 8 pixels side by side, 2 x 2 points each, that move by 8 and by 16 pixels to the right, or only as
     /// one of both does.

@@ -196,9 +196,9 @@ fn films_that_are_shorter_than_a_window_are_learned_from_and_validated_on() {
 #[test]
 fn a_model_whose_motion_gets_what_it_lacks_says_the_same_of_what_is_to_come() {
     for earlier in [0, MOTION.earlier] {
-        says_the_same(Motion { earlier, refined: false, rigid: false, ..MOTION });
+        says_the_same(Motion { earlier, refined: false, rigid: false, whole: false, ..MOTION });
     }
-    says_the_same(Motion { rigid: false, ..MOTION });
+    says_the_same(Motion { rigid: false, whole: false, ..MOTION });
 }
 
 /// Of the frames to come it says what it said; where things were, if it said nothing of that, is where they would be if they

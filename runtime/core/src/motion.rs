@@ -74,7 +74,7 @@
 //! well; and of every candidate the blend reads what they have at the places that the last frame's pixels are taken from:
 //! where that is the same, the pixel does not belong to what moves.
 //! ```text
-//! then_ki(x, y) = earlier_i(x + s u_x, y + s u_y), as moved_k
+//! then_ki(x, y) = earlier_i(x + s u_x, y + s u_y), bilinear, the border repeated
 //! x             = [.. as above, earlier_1 .. earlier_E, then_11 .. then_1E, then_21 ..]
 //! out           = .. as above + weights_(2 + K) earlier_1 + ..
 //! ```
@@ -97,9 +97,23 @@
 //! This is the rotation and translation that fit the cells that belong to i best (Kabsch 1976, of weighted points in a plane). What
 //! lands at p then comes from where its thing's turn takes p back to, and is asked for pixel by pixel:
 //! ```text
-//! u(p)      = sum over q of c(p, q) (q - R_q^T (q + d(q))) + (sum over q of c(p, q) R_q^T) p - p
+//! u(p)       = sum over q of c(p, q) (q - R_q^T (q + d(q))) + (sum over q of c(p, q) R_q^T) p - p
 //! ```
 //! where both sums are brought to pixels, not u.
+//!
+//! **Whole.** Cells whose vectors differ a little find turns that differ a little. So in a model that is `whole` vectors near each
+//! other first become one (mean shift, Fukunaga and Hostetler 1975), and what a thing carries along for the blend is one, too, so
+//! that all of it is taken from one candidate:
+//! ```text
+//! e_i        <- sum over j of e_j softmax over j of -|e_i - e_j|^2 / GATHER_WIDTH, all at once, GATHER_STEPS times
+//! features_i += sigmoid(rigidity_i) (sum over j of share_ij features_j - features_i)
+//! ```
+//! Things that pass each other land on neighbouring cells, where a mean of both motions would bend both. So there the choice of what
+//! lands is sharper, and its places p are finer, FINER a cell along both axes:
+//! ```text
+//! c(p, q)    = softmax over q of CHOICE a(p, q)
+//! density(p) = log of the sum over q of exp(CHOICE a(p, q)), over CHOICE
+//! ```
 //!
 //! Moving the last frame's pixels is an old and strong way to sharp predictions (Finn et al. 2016, arXiv 1605.07157); that
 //! things say where they go, instead of places where from, is splatting (Niklaus and Liu 2020, arXiv 2003.05534). Weights by
@@ -128,6 +142,9 @@ pub struct Motion {
     /// Whether cells say what they belong to, and move as one with it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub rigid: bool,
+    /// Whether those that belong together agree on it, so that things stay whole.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub whole: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
@@ -143,7 +160,7 @@ fn is_false(flag: &bool) -> bool {
 impl Motion {
     /// What nextclip trains.
     pub const DEFAULT: Self =
-        Self { candidates: 2, features: 4, reach: 7, earlier: 3, refined: true, rigid: true };
+        Self { candidates: 2, features: 4, reach: 7, earlier: 3, refined: true, rigid: true, whole: true };
     /// Convolutions of the blend, of the stem, and of what refines.
     pub const LAYERS: usize = 3;
     /// How far from a place something may land and still be taken for it, in cells.
@@ -167,6 +184,14 @@ impl Motion {
 
     /// Mean square distance of a thing's cells from its middle, in square cells, that would count against its turning.
     pub const RIGID_FLOOR: f32 = 0.05;
+    /// How often vectors that say what cells belong to are gathered to those around them.
+    pub const GATHER_STEPS: usize = 4;
+    /// Square of the distance at which such a vector counts 1/e of what a near one does.
+    pub const GATHER_WIDTH: f32 = 2.0;
+    /// Places a cell, along both axes, where it is chosen what lands there, where things stay whole.
+    pub const FINER: usize = 2;
+    /// How much sharper that choice is there.
+    pub const CHOICE: f32 = 3.0;
     /// Added to the square of a turn's length, in square cells squared: where cells say no turn at all, there is none.
     pub const NO_TURN: f32 = 1e-6;
 
@@ -178,6 +203,11 @@ impl Motion {
     /// Values of one candidate: displacement, weight, features.
     pub fn candidate_channels(&self) -> usize {
         3 + self.features
+    }
+
+    /// Places a cell, along both axes, where it is chosen what lands there, and how sharp that choice is.
+    pub fn landing(&self) -> (usize, f32) {
+        if self.whole { (Self::FINER, Self::CHOICE) } else { (1, 1.0) }
     }
 
     /// How much the four pixels around a place count, one axis at a time, `share` of the way from the second of them to the third.
@@ -242,7 +272,8 @@ impl Motion {
         let values = self.belonging();
         let bare =
             || format!("motion: {values} features of moments past say what is rigid, must be 3 or more");
-        (self.rigid && values < 3).then(bare)
+        let torn = || "motion: things that stay whole must be rigid".to_owned();
+        (self.rigid && values < 3).then(bare).or_else(|| (self.whole && !self.rigid).then(torn))
     }
 
     /// The same with frames of this geometry: a cell must be whole pixels of half resolution.
@@ -289,8 +320,15 @@ mod tests {
 
     #[test]
     fn sizes_follow_from_candidates_and_features() {
-        let motion =
-            Motion { candidates: 3, features: 2, reach: 4, earlier: 0, refined: false, rigid: false };
+        let motion = Motion {
+            candidates: 3,
+            features: 2,
+            reach: 4,
+            earlier: 0,
+            refined: false,
+            rigid: false,
+            whole: false,
+        };
         assert_eq!((motion.channels(), motion.sources(), motion.blend_inputs()), (15, 5, 24));
         assert_eq!((motion.costs(), motion.moments(2)), (81, vec![1, 2]));
         let followed = Motion { earlier: 2, ..motion };
@@ -305,6 +343,8 @@ mod tests {
         let fault = Motion { rigid: true, ..motion }.fault();
         let bare = "motion: 0 features of moments past say what is rigid, must be 3 or more";
         assert_eq!(fault.as_deref(), Some(bare));
+        let fault = Motion { whole: true, ..followed }.fault();
+        assert_eq!(fault.as_deref(), Some("motion: things that stay whole must be rigid"));
         let fault = Motion { candidates: 0, ..motion }.fault();
         assert_eq!(fault.as_deref(), Some("motion: 0 candidates, must be 1 to 8"));
         let geometry = |vae_scale| Geometry {

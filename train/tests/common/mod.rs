@@ -21,7 +21,7 @@ pub(crate) const GEOMETRY: Geometry = Geometry {
 };
 
 pub(crate) const MOTION: Motion =
-    Motion { candidates: 2, features: 2, reach: 2, earlier: 2, refined: true, rigid: true };
+    Motion { candidates: 2, features: 2, reach: 2, earlier: 2, refined: true, rigid: true, whole: true };
 
 pub(crate) fn transformer_config() -> TransformerConfig {
     TransformerConfig {

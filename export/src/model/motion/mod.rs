@@ -3,6 +3,7 @@
 mod compositing;
 mod costs;
 mod following;
+mod landing;
 mod rigid;
 
 use nextclip_core::manifest::Dtype;

@@ -2,15 +2,17 @@
 
 use nextclip_core::{Geometry, Motion};
 
-use super::compositing::places;
+use super::landing::places;
 use super::{LANDING, MotionLayers};
 use crate::onnx::{GraphBuilder, Value};
 
-/// Where cells go, and how they turn on the way: cosine and sine.
+/// Where cells go, how they turn on the way, cosine and sine, and what they carry along.
 pub(super) struct Turned {
     /// (B * N * K, 2, h * w) both.
     pub(super) displacements: Value,
     pub(super) turns: Value,
+    /// (B * N * K, F, h * w), where that is one of all that belong together.
+    pub(super) features: Option<Value>,
 }
 
 /// Values of two coordinates at the moments to come, x of all of them, then y: (B, i, 2 N), where the cells of one candidate after
@@ -30,7 +32,7 @@ impl MotionLayers {
         followed: &Value,
         geometry: &Geometry,
     ) -> Turned {
-        let Motion { candidates, .. } = self.sizes;
+        let Motion { candidates, features, .. } = self.sizes;
         let [batch, clip, _, rows, columns] = [0, 1, 2, 3, 4].map(|axis| followed.size(axis));
         let cells = rows * columns;
         let each = candidates * cells;
@@ -38,12 +40,17 @@ impl MotionLayers {
 
         let channels = self.sizes.candidate_channels();
         let values = g.reshape(followed, &[batch, clip, candidates, channels, cells]);
-        let d = g.slice(&values, 3, 0..2);
-        let d = g.transpose(&d, &[0, 2, 4, 3, 1]);
-        let d = g.reshape(&d, &[batch, each, 2 * clip]);
+        let d = of_each(g, &values, 0..2);
+        let common = (self.sizes.whole && features > 0).then(|| {
+            let carried = of_each(g, &values, 3..3 + features);
+            let common = g.within(LANDING, |g| g.matmul(&shares, &carried));
+            let change = g.sub(&common, &carried);
+            let change = g.mul(&change, &rigidity);
+            g.add(&carried, &change)
+        });
         let at = places(rows, columns);
-        let of_each = (0..each).flat_map(|index| [0, cells].map(|axis| at[axis + index % cells]));
-        let x: Vec<f32> = of_each.flat_map(|place| std::iter::repeat_n(place, clip)).collect();
+        let places = (0..each).flat_map(|index| [0, cells].map(|axis| at[axis + index % cells]));
+        let x: Vec<f32> = places.flat_map(|place| std::iter::repeat_n(place, clip)).collect();
         let x = g.table("places of candidates' cells", &[1, each, 2 * clip], x);
         let y = g.add(&x, &d);
 
@@ -74,11 +81,16 @@ impl MotionLayers {
         let sine = g.mul(&sine, &rigidity);
         let turns = g.concat(&[&cosine, &sine], 2);
         let mut back = |values: &Value| {
-            let values = g.reshape(values, &[batch, candidates, cells, 2, clip]);
+            let count = values.size(2) / clip;
+            let values = g.reshape(values, &[batch, candidates, cells, count, clip]);
             let values = g.transpose(&values, &[0, 4, 1, 3, 2]);
-            g.reshape(&values, &[batch * clip * candidates, 2, cells])
+            g.reshape(&values, &[batch * clip * candidates, count, cells])
         };
-        Turned { displacements: back(&displacements), turns: back(&turns) }
+        Turned {
+            displacements: back(&displacements),
+            turns: back(&turns),
+            features: common.map(|features| back(&features)),
+        }
     }
 
     /// How rigid each candidate of each cell is, (B, i, 1), and how much it takes of each, (B, i, i).
@@ -95,19 +107,42 @@ impl MotionLayers {
         let [rigidity, reliability, e] = g.split(&past, 2, [1, 1, said - 2]);
         let rigidity = g.map("Sigmoid", &rigidity);
 
-        // |e_i - e_j|^2 = |e_i|^2 - 2 e_i e_j + |e_j|^2, where the first term moves all of a row alike.
-        let square = g.mul(&e, &e);
-        let square = g.sum_along(&square, 2);
-        let own = g.sub(&reliability, &square);
-        let to = g.concat(&[&e, &own], 2);
-        let to = g.transpose(&to, &[0, 2, 1]);
-        let (two, one) = (g.scalar(2.0), g.scalar(1.0));
-        let twice = g.mul(&e, &two);
-        let one = g.expand(&one, &[batch, each, 1]);
-        let from = g.concat(&[&twice, &one], 2);
-        let likeness = g.matmul(&from, &to);
-        [rigidity, g.softmax(&likeness)]
+        let none = g.scalar(0.0);
+        let nobody = g.expand(&none, reliability.shape());
+        let mut e = e;
+        for _ in 0..if self.sizes.whole { Motion::GATHER_STEPS } else { 0 } {
+            let near = likeness(g, &e, &nobody, Motion::GATHER_WIDTH);
+            e = g.matmul(&near, &e);
+        }
+        [rigidity, likeness(g, &e, &reliability, 1.0)]
     }
+}
+
+/// Some of the values (B, N, K, m, h * w) of each candidate of each cell, (B, i, N of each of the channels).
+fn of_each(g: &mut GraphBuilder, values: &Value, channels: std::ops::Range<usize>) -> Value {
+    let [batch, clip, candidates, cells] = [0, 1, 2, 4].map(|axis| values.size(axis));
+    let some = g.slice(values, 3, channels.clone());
+    let some = g.transpose(&some, &[0, 2, 4, 3, 1]);
+    g.reshape(&some, &[batch, candidates * cells, channels.len() * clip])
+}
+
+/// What each of the vectors e (B, i, V) takes of each, softmax over j of own_j - |e_i - e_j|^2 / width with `own` (B, i, 1): (B, i,
+/// i).
+fn likeness(g: &mut GraphBuilder, e: &Value, own: &Value, width: f32) -> Value {
+    // |e_i - e_j|^2 = |e_i|^2 - 2 e_i e_j + |e_j|^2, where the first term moves all of a row alike.
+    let narrow = g.scalar(1.0 / width);
+    let square = g.mul(e, e);
+    let square = g.sum_along(&square, 2);
+    let square = g.mul(&square, &narrow);
+    let own = g.sub(own, &square);
+    let to = g.concat(&[e, &own], 2);
+    let to = g.transpose(&to, &[0, 2, 1]);
+    let (two, one) = (g.scalar(2.0 / width), g.scalar(1.0));
+    let twice = g.mul(e, &two);
+    let one = g.expand(&one, own.shape());
+    let from = g.concat(&[&twice, &one], 2);
+    let likeness = g.matmul(&from, &to);
+    g.softmax(&likeness)
 }
 
 impl Pairs<'_> {

@@ -1,0 +1,120 @@
+//! What of the last frame lands where in those predicted; the formula is [`nextclip_core::Motion`]'s.
+
+use nextclip_core::Motion;
+use tch::{Device, Kind, Tensor};
+
+use crate::rigid::{Belonging, from_middle, turned_back};
+
+/// What lands on the pixels of predicted frames, of every candidate.
+#[derive(Debug)]
+pub(crate) struct Landed {
+    /// Where it comes from, x then y in pixels, (n, N, K, 2, H, W).
+    pub(crate) from: Tensor,
+    /// How surely, and the features that it brings, (n, N, K, 1 + F, H, W).
+    pub(crate) carried: Tensor,
+}
+
+impl Landed {
+    /// Of the last frame's cells of `scale` pixels that go where `motion` (n, N, m, h, w) says, together with what they belong to.
+    pub(crate) fn of(sizes: &Motion, motion: &Tensor, belonging: Option<&Belonging>, scale: i64) -> Self {
+        let size = motion.size();
+        let cells = [size[3], size[4]];
+        let values = motion.unflatten(2, [sizes.candidates as i64, -1].as_slice());
+        let together = belonging.map(|belonging| belonging.together(&values.narrow(3, 0, 2)));
+        let features = values.narrow(3, 3, sizes.features as i64);
+        let common = belonging.filter(|_| sizes.whole).map(|belonging| belonging.common(&features));
+        let features = common.unwrap_or(features);
+        let flat = |x: &Tensor| x.flatten(-2, -1);
+        let values = flat(&values); // (n, N, K, 3 + F, cells)
+        let displacements = match &together {
+            Some(together) => flat(&together.displacements),
+            None => values.narrow(3, 0, 2),
+        };
+        let places = from_middle(cells, motion.device()).transpose(0, 1); // (2, cells)
+        let landing = &displacements + &places;
+
+        let (finer, sharper) = sizes.landing();
+        let finer = cells.map(|count| count * finer as i64);
+        let to = places_within(cells, finer, motion.device());
+        // |a - p|^2 = |a|^2 - 2 a p + |p|^2, as a product: (n, N, K, p, q).
+        let cross = to.transpose(0, 1).matmul(&landing);
+        let squares = |x: &Tensor, axis: i64, keep: bool| {
+            x.square().sum_dim_intlist([axis].as_slice(), keep, Kind::Float)
+        };
+        let distance = squares(&landing, 3, true) - cross * 2.0 + squares(&to, 0, false).unsqueeze(-1);
+        let affinity = values.narrow(3, 2, 1) - distance / f64::from(2.0 * Motion::SPREAD * Motion::SPREAD);
+        let affinity = affinity * f64::from(sharper);
+        let limit = f64::from(Motion::DENSITY_LIMIT);
+        let density = affinity.logsumexp([-1_i64].as_slice(), false) / f64::from(sharper);
+        let density = density.unsqueeze(3).clamp(-limit, limit);
+        let choice = affinity.softmax(-1, Kind::Float);
+        let carried = |values: &Tensor| values.matmul(&choice.transpose(-2, -1)); // (n, N, K, .., p)
+        let features = carried(&flat(&features));
+        let pixels = cells.map(|count| count * scale);
+        let to_pixels = |values: &[&Tensor]| {
+            let places = Tensor::cat(values, 3).unflatten(-1, finer.as_slice()).flatten(0, 2);
+            places
+                .upsample_bilinear2d(pixels, false, None, None)
+                .unflatten(0, [size[0], size[1], -1].as_slice())
+        };
+        let brought = 1 + sizes.features as i64;
+        let Some(together) = &together else {
+            let from = carried(&displacements) * -scale;
+            let landed = to_pixels(&[&from, &density, &features]);
+            return Self { from: landed.narrow(3, 0, 2), carried: landed.narrow(3, 2, brought) };
+        };
+        let turns = flat(&together.turns);
+        let from = carried(&(&places - turned_back(&landing, &turns)));
+        let landed = to_pixels(&[&from, &carried(&turns), &density, &features]);
+        let here = places_within(cells, pixels, motion.device()).unflatten(1, pixels.as_slice());
+        let there = landed.narrow(3, 0, 2) + turned_back(&here, &landed.narrow(3, 2, 2));
+        Self { from: (there - here) * scale, carried: landed.narrow(3, 4, brought) }
+    }
+}
+
+/// Places from the frame's middle, in cells, x then y, of a finer grid of so many rows and columns than that of `cells`: (2, places).
+fn places_within(cells: [i64; 2], finer: [i64; 2], device: Device) -> Tensor {
+    let factor = finer[0] / cells[0];
+    from_middle(finer, device).transpose(0, 1) / factor as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cell that moves takes the places before it along; where nothing lands, the density is low.
+    #[test]
+    fn what_lands_is_what_was_sent_there() {
+        let sizes = Motion {
+            candidates: 1,
+            features: 1,
+            reach: 2,
+            earlier: 0,
+            refined: false,
+            rigid: false,
+            whole: false,
+        };
+        // All cells but one have no weight; that of row 2, column 3 goes two to the right and one up.
+        let motion = Tensor::zeros([1, 1, sizes.channels() as i64, 6, 8], (Kind::Float, Device::Cpu));
+        let cell = |channel: i64| motion.select(2, channel).select(2, 2).select(2, 3);
+        let _ = motion.select(2, 2).fill_(-40.0);
+        for (channel, value) in [2.0, -1.0, 5.0, 0.7].into_iter().enumerate() {
+            let _ = cell(channel as i64).fill_(value);
+        }
+        let landed = Landed::of(&sizes, &motion, None, 8);
+        assert_eq!(
+            (landed.from.size(), landed.carried.size()),
+            (vec![1, 1, 1, 2, 48, 64], vec![1, 1, 1, 2, 48, 64])
+        );
+        let landed = Tensor::cat(&[landed.from, landed.carried], 3);
+        // The middle of cell (row 1, column 5).
+        let at = |channel: i64| landed.double_value(&[0, 0, 0, channel, 12, 44]);
+        assert!((at(0) + 16.0).abs() < 0.5 && (at(1) - 8.0).abs() < 0.5, "from {} {}", at(0), at(1));
+        assert!(at(2) > 3.0 && (at(3) - 0.7).abs() < 0.05, "density {} feature {}", at(2), at(3));
+        let far = landed.double_value(&[0, 0, 0, 2, 44, 4]);
+        assert!(far < -9.0, "density {far} where nothing lands");
+
+        let still = Landed::of(&sizes, &motion.zeros_like(), None, 8);
+        assert_eq!(still.from.abs().max().double_value(&[]), 0.0);
+    }
+}
