@@ -72,7 +72,7 @@ const TEXTURE_WEIGHT: f64 = 1.5;
 /// Energy of edges of a cell, in squared levels of 255 a pixel, that nobody sees.
 const TEXTURE_FLOOR: f64 = 20.0;
 /// Weight of the motion's distance from the true one.
-const MOTION_WEIGHT: f64 = 2.0;
+const MOTION_WEIGHT: f64 = 1.0;
 /// Weight of nearness where nothing moves: there is but one future, and it is known.
 const STILL_WEIGHT: f64 = 1.0;
 /// Weight of nearness of the decoder's picture, which learns from nothing else of what is shown.

@@ -14,7 +14,7 @@ pub const POINT_STRIDE: usize = 4;
 /// What moves less, in pixels, is the last frame's.
 const MOVES_PX: f64 = 0.5;
 /// Weight of how badly cells know what they belong to, beside the distance of things in log(1 + pixels).
-const BELONGING_WEIGHT: f64 = 0.2;
+const BELONGING_WEIGHT: f64 = 0.4;
 
 /// Where points of some frames are at some moments.
 #[derive(Debug)]

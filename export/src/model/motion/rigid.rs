@@ -111,10 +111,10 @@ impl MotionLayers {
         let nobody = g.expand(&none, reliability.shape());
         let mut e = e;
         for _ in 0..if self.sizes.whole { Motion::GATHER_STEPS } else { 0 } {
-            let near = likeness(g, &e, &nobody, Motion::GATHER_WIDTH);
+            let near = likeness(g, &e, &nobody);
             e = g.matmul(&near, &e);
         }
-        [rigidity, likeness(g, &e, &reliability, 1.0)]
+        [rigidity, likeness(g, &e, &reliability)]
     }
 }
 
@@ -126,18 +126,15 @@ fn of_each(g: &mut GraphBuilder, values: &Value, channels: std::ops::Range<usize
     g.reshape(&some, &[batch, candidates * cells, channels.len() * clip])
 }
 
-/// What each of the vectors e (B, i, V) takes of each, softmax over j of own_j - |e_i - e_j|^2 / width with `own` (B, i, 1): (B, i,
-/// i).
-fn likeness(g: &mut GraphBuilder, e: &Value, own: &Value, width: f32) -> Value {
+/// What each of the vectors e (B, i, V) takes of each, softmax over j of own_j - |e_i - e_j|^2 with `own` (B, i, 1): (B, i, i).
+fn likeness(g: &mut GraphBuilder, e: &Value, own: &Value) -> Value {
     // |e_i - e_j|^2 = |e_i|^2 - 2 e_i e_j + |e_j|^2, where the first term moves all of a row alike.
-    let narrow = g.scalar(1.0 / width);
     let square = g.mul(e, e);
     let square = g.sum_along(&square, 2);
-    let square = g.mul(&square, &narrow);
     let own = g.sub(own, &square);
     let to = g.concat(&[e, &own], 2);
     let to = g.transpose(&to, &[0, 2, 1]);
-    let (two, one) = (g.scalar(2.0 / width), g.scalar(1.0));
+    let (two, one) = (g.scalar(2.0), g.scalar(1.0));
     let twice = g.mul(e, &two);
     let one = g.expand(&one, own.shape());
     let from = g.concat(&[&twice, &one], 2);
