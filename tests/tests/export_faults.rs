@@ -169,7 +169,8 @@ fn tensors_of_motion_are_named_like_all_others() {
     let opened = Checkpoint::open(folder.path()).unwrap();
     let report = inspect::inspect(folder.path()).unwrap().to_string();
     let expected = "2 displacements and 3 features a cell, blended in 16 channels; looks 2 steps of two pixels back, in 32 \
-                    channels; refined in 24 channels; follows things in 2 earlier pictures; cells of one thing go as one";
+                    channels; refined in 24 channels; follows things in 2 earlier pictures; cells of one thing agree on it \
+                    and go as one";
     assert!(report.contains(expected), "{report}");
     let other_clip = Options { clip: Some(2), ..Options::default() };
     let message = told(Plan::new(&opened, &other_clip).unwrap_err());
