@@ -194,7 +194,7 @@ mod tests {
     fn cells_that_say_nearly_the_same_come_to_agree() {
         let values = Tensor::zeros([1, 1 + 2, 2, 5, 4, 6], (Kind::Float, Device::Cpu));
         let scattered = Tensor::from_slice(&[-1.0_f32, 0.0, 1.0, 6.0, 7.0, 8.0]);
-        let _ = values.select(1, 2).select(2, 3).copy_(&scattered.expand([1, 2, 4, 6], false));
+        values.select(1, 2).select(2, 3).copy_(&scattered.expand([1, 2, 4, 6], false));
         let apart = Belonging::of(&SIZES, &values, 1).apart;
         let between = |i: i64, j: i64| apart.double_value(&[0, i, j]);
         assert!(between(0, 2) < 0.1, "{} apart", between(0, 2));
