@@ -37,7 +37,7 @@ pub struct Plan {
     /// Rank of low-rank changes to the predictor; all of its weights without.
     pub lora: Option<i64>,
     /// Sizes of the motion that a checkpoint without gets; one with the same but for
-    /// earlier pictures, its being refined and its being rigid gets those.
+    /// earlier pictures, its being refined, rigid and whole gets those.
     pub motion: Option<Motion>,
     /// Whether only decoder and blend are trained, on the predictor's estimates as they are.
     pub pictures_only: bool,
