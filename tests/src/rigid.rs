@@ -35,7 +35,7 @@ impl Reference {
             .collect();
         let mut cells: Vec<Cell> =
             places.iter().map(|&place| Cell::new(&sizes, motion, clip, place)).collect();
-        for _ in 0..if sizes.whole { Motion::GATHER_STEPS } else { 0 } {
+        for _ in 0..sizes.gathered() {
             let gathered: Vec<Vec<f64>> = cells.iter().map(|cell| cell.gathered(&cells)).collect();
             for (cell, e) in cells.iter_mut().zip(gathered) {
                 cell.e = e;

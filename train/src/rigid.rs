@@ -33,7 +33,7 @@ impl Belonging {
         let said = values.narrow(1, clip, past).narrow(3, 3, sizes.features as i64);
         let said = said.permute([0, 2, 4, 5, 1, 3]).flatten(4, 5).flatten(1, 3); // (n, i, V)
         let mut e = said.narrow(2, 2, said.size()[2] - 2);
-        for _ in 0..if sizes.whole { Motion::GATHER_STEPS } else { 0 } {
+        for _ in 0..sizes.gathered() {
             e = apart(&e).neg().softmax(-1, Kind::Float).matmul(&e);
         }
         let (apart, reliability) = (apart(&e), said.narrow(2, 1, 1).transpose(1, 2));

@@ -208,6 +208,11 @@ impl Motion {
         if self.whole { (Self::FINER, Self::CHOICE) } else { (1, 1.0) }
     }
 
+    /// How often what cells say they belong to is gathered.
+    pub fn gathered(&self) -> usize {
+        if self.whole { Self::GATHER_STEPS } else { 0 }
+    }
+
     /// How much the four pixels around a place count, one axis at a time, `share` of the way from the second of them to the third.
     pub fn cubic(share: f64) -> [f64; 4] {
         const A: f64 = -0.75;

@@ -63,9 +63,9 @@ impl MotionLayers {
         g.add(&decoded, &change)
     }
 
-    /// The last frames' pixels at `places` (B * N, K * H, W, 2) of each candidate of each picture, (B * N, 3 * K, H, W), and, where there are earlier ones, what
-    /// those have where these come from, (B * N, K * 3 * E, H, W). A camera's places of all its pictures lie under one
-    /// another, so that its frames are read where they are, not copied for each of them.
+    /// The last frames' pixels at `places` (B * N, K * H, W, 2) of each candidate of each picture, (B * N, 3 * K, H, W), and, where
+    /// there are earlier ones, what those have there, (B * N, K * 3 * E, H, W). A camera's places of all its pictures lie under
+    /// one another, so that its frames are read where they are, not copied for each of them.
     fn moved(
         &self,
         g: &mut GraphBuilder,

@@ -40,23 +40,15 @@ impl MotionLayers {
         let (rows, columns) = (geometry.latent_height(), geometry.latent_width());
         let pictures = motion.size(0) * motion.size(1);
         let Motion { candidates, .. } = self.sizes;
-        let displacements = match turned {
-            Some(turned) => turned.displacements.clone(),
-            None => {
-                let channels = self.sizes.candidate_channels();
-                let motion = g.reshape(motion, &[pictures * candidates, channels, rows * columns]);
-                g.slice(&motion, 1, 0..2)
-            }
-        };
-        let at = g.table("places of cells", &[2, rows * columns], places(rows, columns));
-        let landing = g.add(&displacements, &at);
-        let chosen = self.chosen(g, motion, [&displacements, &landing], turned, geometry);
+        let each = [pictures * candidates, self.sizes.candidate_channels(), rows * columns];
+        let motion = g.reshape(motion, &each);
+        let chosen = self.chosen(g, &motion, turned, geometry);
 
         let (finer, _) = self.sizes.landing();
         let [from, carried] = [&chosen.from, &chosen.carried]
             .map(|values| g.enlarge_linear(values, geometry.vae_scale / finer));
         let (height, width) = (geometry.height, geometry.width);
-        let here = places_within(geometry, geometry.vae_scale);
+        let here = places(geometry, geometry.vae_scale);
         let pixels = g.table("places of pixels in cells", &[2, height, width], here);
         let there = match turned {
             Some(_) => {
@@ -74,8 +66,7 @@ impl MotionLayers {
         Landed { places, carried }
     }
 
-    /// The soft choice of every place among all cells of the last frame, by their displacements and where they are `landing`, (B * N
-    /// * K, 2, q) both.
+    /// The soft choice of every place among all cells of the last frame, whose `motion` is (B * N * K, m, q).
     ///
     /// `|a - p|^2 = |a|^2 - 2 a p + |p|^2`, where the last term moves all affinities of a place alike: the choice needs
     /// it not, and the density gets it at the end. So that little is lost in the difference, places are counted from the
@@ -84,28 +75,31 @@ impl MotionLayers {
         &self,
         g: &mut GraphBuilder,
         motion: &Value,
-        [displacements, landing]: [&Value; 2],
         turned: Option<&Turned>,
         geometry: &Geometry,
     ) -> Chosen {
         let Motion { candidates, features, .. } = self.sizes;
-        let (rows, columns) = (geometry.latent_height(), geometry.latent_width());
+        let [each, _, cells] = [0, 1, 2].map(|axis| motion.size(axis));
         let (finer, sharper) = self.sizes.landing();
-        let cells = rows * columns;
-        let pictures = motion.size(0) * motion.size(1);
-        let each = pictures * candidates;
-        let motion = g.reshape(motion, &[each, self.sizes.candidate_channels(), cells]);
-        let weight = g.slice(&motion, 1, 2..3);
+        let displacements = match turned {
+            Some(turned) => turned.displacements.clone(),
+            None => g.slice(motion, 1, 0..2),
+        };
+        let at = g.table("places of cells", &[2, cells], places(geometry, 1));
+        let landing = g.add(&displacements, &at);
+        let weight = g.slice(motion, 1, 2..3);
 
         let sharpness = 0.5 / Motion::SPREAD.powi(2);
-        let square = g.mul(landing, landing);
+        let square = g.mul(&landing, &landing);
         let square = g.sum_along(&square, 1);
         let sharp = g.scalar(sharpness);
-        let far = g.mul(&square, &sharp);
-        let own = g.sub(&weight, &far);
-        let weighed = g.concat(&[landing, &own], 1); // (each, 3, q)
-        let places = places_within(geometry, finer);
+        let own = g.mul(&square, &sharp);
+        let own = g.sub(&weight, &own);
+        let weighed = g.concat(&[&landing, &own], 1); // (each, 3, q)
+        let places = places(geometry, finer);
         let count = places.len() / 2;
+        let far = (0..count).map(|p| sharpness * (places[p].powi(2) + places[count + p].powi(2)));
+        let far = g.table("distances of places", &[count, 1], far.collect());
         let to =
             (0..count).flat_map(|p| [2.0 * sharpness * places[p], 2.0 * sharpness * places[count + p], 1.0]);
         let to = g.table("places to land", &[count, 3], to.map(|value| value * sharper).collect());
@@ -124,8 +118,6 @@ impl MotionLayers {
             let sharper = g.scalar(sharper);
             density = g.div(&density, &sharper);
         }
-        let far = (0..count).map(|p| sharpness * (places[p].powi(2) + places[count + p].powi(2)));
-        let far = g.table("distances of cells", &[count, 1], far.collect());
         let density = g.sub(&density, &far);
         let density = g.clip(&density, -Motion::DENSITY_LIMIT, Motion::DENSITY_LIMIT);
         let density = g.reshape(&density, &[each, 1, count]);
@@ -133,16 +125,15 @@ impl MotionLayers {
         let sources = match turned {
             Some(turned) => {
                 let [cosine, sine] = g.split(&turned.turns, 1, [1; 2]);
-                let back = turned_back(g, landing, [&cosine, &sine]);
-                let at = g.table("places of cells", &[2, cells], self::places(rows, columns));
+                let back = turned_back(g, &landing, [&cosine, &sine]);
                 let middle = g.sub(&at, &back);
                 g.concat(&[&middle, &turned.turns], 1)
             }
-            None => g.map("Neg", displacements),
+            None => g.map("Neg", &displacements),
         };
         let from = sources.size(1);
         let common = turned.and_then(|turned| turned.features.clone());
-        let brought = common.unwrap_or_else(|| g.slice(&motion, 1, 3..3 + features));
+        let brought = common.unwrap_or_else(|| g.slice(motion, 1, 3..3 + features));
         let brought = if features > 0 { g.concat(&[&sources, &brought], 1) } else { sources };
         let brought = g.transpose(&brought, &[0, 2, 1]); // (each, q, .. + F)
         let chosen = g.matmul(&choice, &brought);
@@ -152,43 +143,29 @@ impl MotionLayers {
             let features = g.slice(&chosen, 1, from..from + features);
             carried = g.concat(&[&carried, &features], 1);
         }
-        let (rows, columns) = (rows * finer, columns * finer);
+        let [rows, columns] = [geometry.latent_height(), geometry.latent_width()].map(|side| side * finer);
         let chosen = g.slice(&chosen, 1, 0..from);
         Chosen {
             from: g.reshape(&chosen, &[each, from, rows, columns]),
-            carried: g.reshape(&carried, &[pictures, candidates * (1 + features), rows, columns]),
+            carried: g.reshape(&carried, &[each / candidates, candidates * (1 + features), rows, columns]),
         }
     }
 }
 
-/// Vectors, x then y along the axis before the last of (2, q) or (2, H, W), turned back by cosines and sines (each, 1, ..).
+/// Vectors, x then y, of (2, H, W) or (each, 2, q), turned back by cosines and sines (each, 1, ..).
 fn turned_back(g: &mut GraphBuilder, vectors: &Value, [cosine, sine]: [&Value; 2]) -> Value {
-    let back = g.map("Neg", sine);
-    let axis = vectors.shape().len() - (cosine.shape().len() - 1);
-    forward(g, vectors, [cosine, &back], axis)
-}
-
-/// Vectors, x then y along an axis, turned by cosines and sines.
-fn forward(g: &mut GraphBuilder, vectors: &Value, [cosine, sine]: [&Value; 2], axis: usize) -> Value {
+    let axis = vectors.shape().len() + 1 - cosine.shape().len();
     let [x, y] = g.split(vectors, axis, [1; 2]);
-    let minus = g.map("Neg", &y);
-    let left = g.concat(&[&minus, &x], axis);
+    let minus = g.map("Neg", &x);
+    let right = g.concat(&[&y, &minus], axis);
     let straight = g.mul(vectors, cosine);
-    let across = g.mul(&left, sine);
+    let across = g.mul(&right, sine);
     g.add(&straight, &across)
 }
 
-/// Where cells are from the frame's middle, in cells: all x, then all y.
-pub(super) fn places(rows: usize, columns: usize) -> Vec<f32> {
-    grid(rows, columns, 1)
-}
-
-/// The same of places, so many a cell along both axes.
-fn places_within(geometry: &Geometry, finer: usize) -> Vec<f32> {
-    grid(geometry.latent_height() * finer, geometry.latent_width() * finer, finer)
-}
-
-fn grid(rows: usize, columns: usize, finer: usize) -> Vec<f32> {
+/// Where places are from the frame's middle, in cells, so many a cell along both axes: all x, then all y.
+pub(super) fn places(geometry: &Geometry, finer: usize) -> Vec<f32> {
+    let [rows, columns] = [geometry.latent_height(), geometry.latent_width()].map(|side| side * finer);
     let from_middle = |index: usize, count: usize| (index as f32 - (count - 1) as f32 / 2.0) / finer as f32;
     let x = (0..rows * columns).map(|place| from_middle(place % columns, columns));
     let y = (0..rows * columns).map(|place| from_middle(place / columns, rows));

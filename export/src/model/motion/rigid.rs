@@ -48,7 +48,7 @@ impl MotionLayers {
             let change = g.mul(&change, &rigidity);
             g.add(&carried, &change)
         });
-        let at = places(rows, columns);
+        let at = places(geometry, 1);
         let places = (0..each).flat_map(|index| [0, cells].map(|axis| at[axis + index % cells]));
         let x: Vec<f32> = places.flat_map(|place| std::iter::repeat_n(place, clip)).collect();
         let x = g.table("places of candidates' cells", &[1, each, 2 * clip], x);
@@ -110,7 +110,7 @@ impl MotionLayers {
         let none = g.scalar(0.0);
         let nobody = g.expand(&none, reliability.shape());
         let mut e = e;
-        for _ in 0..if self.sizes.whole { Motion::GATHER_STEPS } else { 0 } {
+        for _ in 0..self.sizes.gathered() {
             let near = likeness(g, &e, &nobody);
             e = g.matmul(&near, &e);
         }
