@@ -9,7 +9,7 @@ use crate::reference::Reference;
 
 impl Reference {
     /// `motion` (M, m, h, w) of the cells of `last`, corrected by where they were in the `earlier` pictures, those of which
-    /// that are `None` were not seen: of the frames to come, (N, m, h, w).
+    /// that are `None` were not seen.
     pub fn follow(
         &self,
         motion: &Array4<f32>,
@@ -46,7 +46,7 @@ impl Reference {
                 }
             }
         }
-        Ok(motion.slice_move(s![..geometry.clip, .., .., ..]))
+        Ok(motion)
     }
 }
 
@@ -98,7 +98,7 @@ fn step(last: &Planes, before: &Planes, places: &Array3<f64>, scale: usize) -> A
 }
 
 /// The mean over 3 x 3 pixels within the picture.
-fn smooth(planes: &Planes) -> Planes {
+pub(crate) fn smooth(planes: &Planes) -> Planes {
     let (colours, rows, columns) = planes.dim();
     Array3::from_shape_fn((colours, rows, columns), |(rgb, y, x)| {
         let around = |at: usize, count: usize| at.saturating_sub(1)..(at + 2).min(count);

@@ -5,6 +5,7 @@ use anyhow::Context;
 use ndarray::{Array1, Array2, Array3, Array4, ArrayView3, Axis, concatenate, s};
 use nextclip_core::{Geometry, Motion, Picture};
 
+use crate::following::smooth;
 use crate::reference::{Reference, silu};
 
 /// A picture's planes, from -1 to 1.
@@ -12,7 +13,8 @@ pub(crate) type Planes = Array3<f64>;
 
 /// What lands on the cells of a predicted frame, of one candidate.
 struct Landed {
-    /// What `R^T p` is added to where p comes from, x and y in cells; density, features; cosine and sine of R: (5 + F, h, w).
+    /// What `R^T p` is added to where p comes from, x and y in cells; density, features; cosine and sine of R; then, of each moment
+    /// past, what `R v` is added to where that was, and cosine and sine: (5 + F + .., h, w).
     cells: Array3<f64>,
 }
 
@@ -97,27 +99,36 @@ impl Reference {
         Ok(cells.into_shape_with_order((moments, sizes.channels(), rows, columns))?)
     }
 
-    /// What `motion` (m, h, w) with its `turns` (2 K, h, w) makes of the last frame, of the `earlier` ones and of the decoder's
-    /// picture: levels (H, W, 3), not rounded.
+    /// What `motion` (M, m, h, w) with its `turns` (M, 2 K, h, w) makes of the last frame, of the `earlier` ones, those of which
+    /// that are `None` were not seen, and of the decoder's picture of the frame to come `n`: levels (H, W, 3), not rounded.
     pub fn composite(
         &self,
         decoded: &Picture,
         last: &Picture,
-        earlier: &[Picture],
-        [motion, turns]: [ArrayView3<'_, f64>; 2],
+        earlier: &[Option<Picture>],
+        [motion, turns]: [&Array4<f64>; 2],
+        n: usize,
     ) -> anyhow::Result<Array3<f64>> {
         let (sizes, geometry) = self.sizes()?;
         let scale = geometry.vae_scale as f64;
         let (rows, columns, _) = last.dim();
+        let known: Vec<bool> = earlier.iter().map(Option::is_some).collect();
+        let earlier: Vec<Planes> =
+            earlier.iter().map(|picture| unit(picture.as_ref().unwrap_or(last))).collect();
         let mut sources: Vec<Planes> = vec![unit(decoded), unit(last)];
-        let earlier: Vec<Planes> = earlier.iter().map(unit).collect();
-        let (mut carried, mut then) = (Vec::new(), Vec::new());
+        let (mut carried, mut then, mut witnesses) = (Vec::new(), Vec::new(), Vec::new());
         let (finer, sharper) = sizes.landing();
         for candidate in 0..sizes.candidates {
             let first = candidate * sizes.candidate_channels();
-            let of_candidate = motion.slice(s![first..first + sizes.candidate_channels(), .., ..]);
-            let turns = turns.slice(s![2 * candidate..2 * candidate + 2, .., ..]);
-            let landed = Landed::new(&of_candidate.to_owned(), &turns.to_owned(), finer, f64::from(sharper));
+            let of_candidate = motion.slice(s![.., first..first + sizes.candidate_channels(), .., ..]);
+            let turns = turns.slice(s![.., 2 * candidate..2 * candidate + 2, .., ..]);
+            let past: Vec<_> = (geometry.clip..geometry.clip + sizes.witnesses())
+                .map(|moment| {
+                    past(&of_candidate.index_axis(Axis(0), moment), &turns.index_axis(Axis(0), moment))
+                })
+                .collect();
+            let [of_candidate, turns] = [of_candidate, turns].map(|of| of.index_axis(Axis(0), n).to_owned());
+            let landed = Landed::new(&of_candidate, &turns, &past, finer, f64::from(sharper));
             let landed: Vec<_> = landed.cells.outer_iter().map(|plane| plane.to_owned()).collect();
             let cell = |pixel: usize| (pixel as f64 + 0.5) / scale - 0.5;
             let place = |pixel: usize| (pixel as f64 + 0.5) / scale * finer as f64 - 0.5;
@@ -127,21 +138,36 @@ impl Reference {
                 let [cosine, sine] = [3, 4].map(|channel| at(channel + sizes.features, y, x));
                 [at(0, y, x) + cosine * p_x + sine * p_y, at(1, y, x) - sine * p_x + cosine * p_y]
             };
-            let moved = |picture: &Planes, between: fn(&Array2<f64>, f64, f64) -> f64| {
+            let was = |moment: usize, y: usize, x: usize| {
+                let [v_x, v_y] = from(y, x);
+                let [x_then, y_then, cosine, sine] =
+                    [0, 1, 2, 3].map(|channel| at(5 + sizes.features + 4 * moment + channel, y, x));
+                [x_then + cosine * v_x - sine * v_y, y_then + sine * v_x + cosine * v_y]
+            };
+            let read = |picture: &Planes,
+                        from: &dyn Fn(usize, usize) -> [f64; 2],
+                        between: fn(&Array2<f64>, f64, f64) -> f64| {
                 let picture = [0, 1, 2].map(|rgb| picture.index_axis(Axis(0), rgb).to_owned());
                 Array3::from_shape_fn((3, rows, columns), |(rgb, y, x)| {
                     let [from_x, from_y] = from(y, x).map(|cell| (cell + 0.5) * scale - 0.5);
                     between(&picture[rgb], from_y, from_x)
                 })
             };
-            let of_last = moved(&sources[1], cubic_between);
+            let of_last = read(&sources[1], &from, cubic_between);
+            for moment in 0..sizes.witnesses() {
+                let was = read(&earlier[moment], &|y, x| was(moment, y, x), between);
+                let off = smooth(&(&of_last - &was).mapv(|off| off * off));
+                let known = f64::from(u8::from(known[moment]));
+                let off = off.mean_axis(Axis(0)).context("no colours")?.insert_axis(Axis(0));
+                witnesses.push(off.mapv(|off| known / (1.0 + off / f64::from(Motion::WITNESS_LEVEL))));
+            }
             sources.push(of_last);
-            then.extend(earlier.iter().map(|picture| moved(picture, between)));
+            then.extend(earlier.iter().map(|picture| read(picture, &from, between)));
             carried.push(Array3::from_shape_fn((1 + sizes.features, rows, columns), |(channel, y, x)| {
                 at(2 + channel, y, x)
             }));
         }
-        let views = sources.iter().chain(&carried).chain(&earlier).chain(&then);
+        let views = sources.iter().chain(&carried).chain(&earlier).chain(&then).chain(&witnesses);
         let views: Vec<_> = views.map(|planes| planes.view()).collect();
         let mut seen = concatenate(Axis(0), &views)?;
         for layer in 0..Motion::LAYERS {
@@ -184,12 +210,21 @@ impl Reference {
 }
 
 impl Landed {
-    /// Of one candidate's values (3 + F, h, w) and its turns, (2, h, w).
-    fn new(motion: &Array3<f64>, turns: &Array3<f64>, finer: usize, sharper: f64) -> Self {
+    /// Of one candidate's values (3 + F, h, w), its turns, (2, h, w), and what [`past`] gives for each moment past.
+    fn new(
+        motion: &Array3<f64>,
+        turns: &Array3<f64>,
+        past: &[Array3<f64>],
+        finer: usize,
+        sharper: f64,
+    ) -> Self {
         let (_, rows, columns) = motion.dim();
         let place = |index: usize| (index as f64 + 0.5) / finer as f64 - 0.5;
         let sharpness = 1.0 / (2.0 * f64::from(Motion::SPREAD).powi(2));
         let mut brought = concatenate![Axis(0), *motion, *turns];
+        for past in past {
+            brought = concatenate![Axis(0), brought, *past];
+        }
         for row in 0..rows {
             for column in 0..columns {
                 let (x, y) =
@@ -221,6 +256,22 @@ impl Landed {
         }
         Self { cells }
     }
+}
+
+/// What `R v` is added to where the place v was at a moment past, and the cosine and sine of R, (4, h, w), of the values of that
+/// moment (3 + F, h, w) and its turns, (2, h, w).
+fn past(motion: &ArrayView3<'_, f64>, turns: &ArrayView3<'_, f64>) -> Array3<f64> {
+    let (_, rows, columns) = motion.dim();
+    Array3::from_shape_fn((4, rows, columns), |(channel, row, column)| {
+        let (x, y) = (column as f64, row as f64);
+        let (cosine, sine) = (turns[[0, row, column]], turns[[1, row, column]]);
+        match channel {
+            0 => x + motion[[0, row, column]] - (cosine * x - sine * y),
+            1 => y + motion[[1, row, column]] - (sine * x + cosine * y),
+            2 => cosine,
+            _ => sine,
+        }
+    })
 }
 
 /// The value at a place between cells, bilinear; beyond the border that of the border.

@@ -15,17 +15,17 @@ struct Cell {
 }
 
 impl Reference {
-    /// Cells `followed` (N, m, h, w) together with what they belong to as `motion` (M, m, h, w) says, and how they turn, cosine and
-    /// sine of candidate after candidate, (N, 2 K, h, w).
+    /// Cells `followed` (M, m, h, w) together with what they belong to as `motion` (M, m, h, w) says, and how they turn, cosine and
+    /// sine of candidate after candidate, (M, 2 K, h, w).
     pub fn together(
         &self,
         motion: &Array4<f32>,
         followed: &Array4<f64>,
     ) -> anyhow::Result<(Array4<f64>, Array4<f64>)> {
-        let (sizes, _) = self.sizes()?;
-        let (clip, _, rows, columns) = followed.dim();
+        let (sizes, geometry) = self.sizes()?;
+        let (moments, _, rows, columns) = followed.dim();
         let mut moved = followed.clone();
-        let mut turns = Array4::zeros((clip, 2 * sizes.candidates, rows, columns));
+        let mut turns = Array4::zeros((moments, 2 * sizes.candidates, rows, columns));
         turns.slice_mut(s![.., ..;2, .., ..]).fill(1.0);
         if !sizes.rigid {
             return Ok((moved, turns));
@@ -34,14 +34,14 @@ impl Reference {
             .flat_map(|k| (0..rows).flat_map(move |row| (0..columns).map(move |column| [k, row, column])))
             .collect();
         let mut cells: Vec<Cell> =
-            places.iter().map(|&place| Cell::new(&sizes, motion, clip, place)).collect();
+            places.iter().map(|&place| Cell::new(&sizes, motion, geometry.clip, place)).collect();
         for _ in 0..sizes.gathered() {
             let gathered: Vec<Vec<f64>> = cells.iter().map(|cell| cell.gathered(&cells)).collect();
             for (cell, e) in cells.iter_mut().zip(gathered) {
                 cell.e = e;
             }
         }
-        for n in 0..clip {
+        for n in 0..moments {
             let there: Vec<[f64; 2]> = places
                 .iter()
                 .zip(&cells)
@@ -70,7 +70,8 @@ impl Reference {
                         cells[i].rigidity * (fitted[axis] - there[i][axis]);
                 }
                 let first = k * sizes.candidate_channels() + 3;
-                for channel in first..first + if sizes.whole { sizes.features } else { 0 } {
+                let carries = sizes.whole && n < geometry.clip;
+                for channel in first..first + if carries { sizes.features } else { 0 } {
                     let of = |j: usize| {
                         let [other, row, column] = places[j];
                         followed[[n, channel + other * sizes.candidate_channels() - first + 3, row, column]]

@@ -5,7 +5,7 @@ use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
 use nextclip_core::{Geometry, Motion};
 use tch::{Kind, Tensor};
 
-use crate::following::{Between, RESPONSE, Recent, follow, follow_specs, warp};
+use crate::following::{Between, RESPONSE, Recent, colours, follow, follow_specs, smooth, warp};
 use crate::landing::Landed;
 use crate::motion::convolved;
 use crate::params::{Init, Params, Spec};
@@ -67,11 +67,12 @@ impl<'a> Compositor<'a> {
                     0 => motion.shallow_clone(),
                     _ => follow(sizes, motion, &recent, self.params.root().full(RESPONSE), self.scale),
                 };
+                let clip = decoded.size()[1];
                 let belonging = sizes.rigid.then(|| {
                     let values = motion.unflatten(2, [sizes.candidates as i64, -1].as_slice());
-                    Belonging::of(sizes, &values, followed.size()[1])
+                    Belonging::of(sizes, &values, clip)
                 });
-                let landed = Landed::of(sizes, &followed, belonging.as_ref(), self.scale);
+                let landed = Landed::of(sizes, &followed, clip, belonging.as_ref(), self.scale);
                 let shown = self.blend(sizes, &decoded.clamp(-1.0, 1.0), &recent, &landed);
                 (shown, Some(landed.from))
             }
@@ -91,11 +92,14 @@ impl<'a> Compositor<'a> {
         };
         let still = |picture: &Tensor| picture.expand_as(decoded).reshape([frames, 1, 3, rows, columns]);
         let earlier: Vec<Tensor> = recent.earlier.iter().map(still).collect();
-        let mut sources = vec![
-            decoded.reshape([frames, 1, 3, rows, columns]),
-            still(&recent.last),
-            moved(&recent.last, Between::Cubic),
-        ];
+        let of_last = moved(&recent.last, Between::Cubic);
+        let witnessed = |(index, was): (usize, &Tensor)| {
+            let was = warp(&recent.earlier[index].squeeze_dim(1), &was.flatten(1, 2), Between::Linear);
+            let off = (&of_last - was.reshape(of_last.size())).flatten(0, 1);
+            witnessed(&off, recent.known[index]).reshape([frames, candidates, 1, rows, columns])
+        };
+        let witnessed: Vec<Tensor> = landed.was.iter().enumerate().map(witnessed).collect();
+        let mut sources = vec![decoded.reshape([frames, 1, 3, rows, columns]), still(&recent.last), of_last];
         let carried = landed.carried.flatten(0, 1).flatten(1, 2);
         let mut read = vec![Tensor::cat(&sources, 1).flatten(1, 2), carried];
         if !earlier.is_empty() {
@@ -103,6 +107,9 @@ impl<'a> Compositor<'a> {
             let then = moved(&Tensor::cat(&recent.earlier, 1), Between::Linear).flatten(1, 2);
             read.extend([Tensor::cat(&earlier, 1).flatten(1, 2), then]);
             sources.extend(earlier);
+        }
+        if !witnessed.is_empty() {
+            read.push(Tensor::cat(&witnessed, 2).flatten(1, 2));
         }
         let sources = Tensor::cat(&sources, 1); // (n N, 2 + K + E, 3, H, W)
 
@@ -112,6 +119,13 @@ impl<'a> Compositor<'a> {
         let blended = (sources * weights).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
         blended.clamp(-1.0, 1.0).reshape(&size)
     }
+}
+
+/// How surely pixels were seen going that way, 0 to 1, (n, 1, H, W): of how far they are from what was there, (n, 3, H, W).
+fn witnessed(off: &Tensor, known: bool) -> Tensor {
+    let square = smooth(&colours(&off.square()));
+    let sure = (square / f64::from(Motion::WITNESS_LEVEL) + 1.0).reciprocal();
+    if known { sure } else { sure.zeros_like() }
 }
 
 /// What a model without motion shows: the formula is [`nextclip_core::compositing`]'s.

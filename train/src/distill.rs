@@ -6,8 +6,9 @@
 //! came (Gneiting and Raftery 2007). And its pictures pass a critic, which compares them with those that came (with the
 //! pairing loss of Jolicoeur-Martineau 2018); how much edge they have where things move is held to what it should be, without
 //! texture where there is none, and they must be near what came cell by cell, so that nothing is there twice. All that is for what
-//! is moved and how it is blended; what the decoder paints is only to be near what came. It meets in training what it meets
-//! at work: points of its own trajectories.
+//! is moved and how it is blended; what the decoder paints is only to be near what came. Where things go, and as one, pictures do
+//! not teach at all where generated scenes say it. It meets in training what it meets at work: points of its own
+//! trajectories.
 
 use std::path::PathBuf;
 
@@ -23,9 +24,7 @@ use crate::footage::Origin;
 use crate::loss::Loss;
 use crate::model::{AtWork, Model, Past};
 use crate::params::{Params, load_tensors};
-use crate::rigid::without_belonging;
 use crate::sharpness::{energy_of_cells, gradient_energy, moving};
-use crate::transformer::Estimate;
 use crate::vae::is_encoders;
 use crate::windows::{Noise, PIXEL_FLOOR, Window, Windows, learn, log_mse, paints};
 
@@ -128,7 +127,8 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     // The critic's word is for what is moved. What nobody has seen is painted as the mean of what may be there: a decoder that is
     // to please a critic leaves litter behind whatever moves.
     let decoded = student.decoded(&shown);
-    let pictures = student.composed(decoded.detach(), &as_whole(&shown, model), &start.seen);
+    let pictures =
+        student.composed(decoded.detach(), &student.as_told(&shown, window.is_traced()), &start.seen);
     let came = start.truth().unsqueeze(0);
     let (real, rebuilt) = start.rebuilt(&student, &mut window.rng);
 
@@ -152,16 +152,6 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
         ("painted", log_mse(&(decoded - &came).squeeze_dim(0), PIXEL_FLOOR) * DECODER_WEIGHT),
         ("rebuilt", log_mse(&(rebuilt - real), PIXEL_FLOOR) * RECONSTRUCTION_WEIGHT),
     ]))
-}
-
-/// An estimate whose pictures do not teach what belongs together: a thing that bends is nearer to what came, on average, than a
-/// whole one that goes astray.
-fn as_whole(estimate: &Estimate, model: &Model) -> Estimate {
-    let clip = model.geometry.clip as i64;
-    let motion = estimate.motion.as_ref().zip(model.motion.filter(|sizes| sizes.whole));
-    let whole = motion.map(|(motion, sizes)| without_belonging(&sizes, motion, clip));
-    let x1 = estimate.x1.shallow_clone();
-    Estimate { x1, motion: whole.or_else(|| estimate.motion.as_ref().map(Tensor::shallow_clone)) }
 }
 
 /// Means of pictures (n, 3, H, W) over cells of `side` x `side` pixels: what is somewhere near has nearly the same, what is

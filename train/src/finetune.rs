@@ -103,7 +103,11 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     let t = Tensor::full(&x1.size()[..2], f64::from(time), (Kind::Float, plan.device));
     let z = noised(&x1, &window.noise(&x1, Noise::Clip), &t);
     let estimate = model_at_work.estimate(&start.past, &z, time);
-    let pictures = model_at_work.pictures(&estimate, &start.seen);
+    // Where things go, and as one, generated scenes say; of films only their pictures do.
+    let pictures = match window.is_traced() {
+        true => model_at_work.pictures(&model_at_work.as_told(&estimate, true), &start.seen),
+        false => model_at_work.pictures(&estimate, &start.seen),
+    };
     let truth = start.truth();
 
     let (real, rebuilt) = start.rebuilt(&model_at_work, &mut window.rng);

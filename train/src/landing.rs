@@ -12,22 +12,34 @@ pub(crate) struct Landed {
     pub(crate) from: Tensor,
     /// How surely, and the features that it brings, (n, N, K, 1 + F, H, W).
     pub(crate) carried: Tensor,
+    /// Where it was at each moment past, where things stay whole, (n, N, K, 2, H, W).
+    pub(crate) was: Vec<Tensor>,
 }
 
 impl Landed {
-    /// Of the last frame's cells of `scale` pixels that go where `motion` (n, N, m, h, w) says, together with what they belong to.
-    pub(crate) fn of(sizes: &Motion, motion: &Tensor, belonging: Option<&Belonging>, scale: i64) -> Self {
+    /// Of the last frame's cells of `scale` pixels that go where `motion` (n, M, m, h, w) says, together with what they belong to;
+    /// of its moments `clip` = N are to come.
+    pub(crate) fn of(
+        sizes: &Motion,
+        motion: &Tensor,
+        clip: i64,
+        belonging: Option<&Belonging>,
+        scale: i64,
+    ) -> Self {
         let size = motion.size();
         let cells = [size[3], size[4]];
         let values = motion.unflatten(2, [sizes.candidates as i64, -1].as_slice());
-        let together = belonging.map(|belonging| belonging.together(&values.narrow(3, 0, 2)));
+        let moments = if sizes.whole { size[1] } else { clip };
+        let together =
+            belonging.map(|belonging| belonging.together(&values.narrow(1, 0, moments).narrow(3, 0, 2)));
+        let values = values.narrow(1, 0, clip);
         let features = values.narrow(3, 3, sizes.features as i64);
         let common = belonging.filter(|_| sizes.whole).map(|belonging| belonging.common(&features));
         let features = common.unwrap_or(features);
         let flat = |x: &Tensor| x.flatten(-2, -1);
         let values = flat(&values); // (n, N, K, 3 + F, cells)
         let displacements = match &together {
-            Some(together) => flat(&together.displacements),
+            Some(together) => flat(&together.displacements.narrow(1, 0, clip)),
             None => values.narrow(3, 0, 2),
         };
         let places = from_middle(cells, motion.device()).transpose(0, 1); // (2, cells)
@@ -53,22 +65,35 @@ impl Landed {
         let pixels = cells.map(|count| count * scale);
         let to_pixels = |values: &[&Tensor]| {
             let places = Tensor::cat(values, 3).unflatten(-1, finer.as_slice()).flatten(0, 2);
-            places
-                .upsample_bilinear2d(pixels, false, None, None)
-                .unflatten(0, [size[0], size[1], -1].as_slice())
+            places.upsample_bilinear2d(pixels, false, None, None).unflatten(0, [size[0], clip, -1].as_slice())
         };
         let brought = 1 + sizes.features as i64;
         let Some(together) = &together else {
             let from = carried(&displacements) * -scale;
             let landed = to_pixels(&[&from, &density, &features]);
-            return Self { from: landed.narrow(3, 0, 2), carried: landed.narrow(3, 2, brought) };
+            return Self {
+                from: landed.narrow(3, 0, 2),
+                carried: landed.narrow(3, 2, brought),
+                was: Vec::new(),
+            };
         };
-        let turns = flat(&together.turns);
+        let turns = flat(&together.turns.narrow(1, 0, clip));
         let from = carried(&(&places - turned_back(&landing, &turns)));
-        let landed = to_pixels(&[&from, &carried(&turns), &density, &features]);
+        let past: Vec<Tensor> = (clip..moments).map(|moment| together.past(moment, &places)).collect();
+        let mut parts = vec![from, carried(&turns), density, features];
+        parts.extend(past.iter().map(|past| carried(&past.expand([-1, clip, -1, -1, -1], false))));
+        let landed = to_pixels(&parts.iter().collect::<Vec<_>>());
         let here = places_within(cells, pixels, motion.device()).unflatten(1, pixels.as_slice());
-        let there = landed.narrow(3, 0, 2) + turned_back(&here, &landed.narrow(3, 2, 2));
-        Self { from: (there - here) * scale, carried: landed.narrow(3, 4, brought) }
+        let placed = |first: i64, from: &Tensor| {
+            landed.narrow(3, first, 2) + turned_back(from, &landed.narrow(3, first + 2, 2))
+        };
+        let there = placed(0, &here);
+        let of_past = |index: usize| (placed(4 + brought + 4 * index as i64, &there) - &here) * scale;
+        Self {
+            from: (&there - &here) * scale,
+            carried: landed.narrow(3, 4, brought),
+            was: (0..past.len()).map(of_past).collect(),
+        }
     }
 }
 
@@ -81,6 +106,37 @@ fn places_within(cells: [i64; 2], finer: [i64; 2], device: Device) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A thing that turns by a quarter each frame, and shifts: its pixels are looked for where they were.
+    #[test]
+    fn what_lands_knows_where_it_was() {
+        let sizes = Motion { candidates: 1, earlier: 1, features: 3, ..Motion::DEFAULT };
+        let cells = from_middle([6, 6], Device::Cpu).transpose(0, 1); // (2, 36)
+        // Turned by a quarter (x, y) is (-y, x) a frame later, and (y, -x) one before.
+        let [x, y] = [0, 1].map(|axis| cells.get(axis));
+        let moments =
+            [Tensor::stack(&[-&y - &x + 1.0, &x - &y], 0), Tensor::stack(&[&y - &x, -&x - &y - 0.5], 0)];
+        let motion = Tensor::zeros([1, 2, sizes.channels() as i64, 6, 6], (Kind::Float, Device::Cpu));
+        for (moment, displacements) in moments.iter().enumerate() {
+            let _ = motion.get(0).get(moment as i64).narrow(0, 0, 2).copy_(&displacements.reshape([2, 6, 6]));
+        }
+        let _ = motion.get(0).get(1).get(3).fill_(20.0);
+        let belonging = Belonging::of(&sizes, &motion.unflatten(2, [1_i64, -1].as_slice()), 1);
+        let landed = Landed::of(&sizes, &motion, 1, Some(&belonging), 8);
+        // Pixels from the frame's middle: p was at R^T (p - shift) in the last frame, and at R^T of that, shifted, before.
+        let (row, column) = (20, 27);
+        let (p_x, p_y) = (column as f64 - 23.5, row as f64 - 23.5);
+        let (last_x, last_y) = (p_y, -(p_x - 8.0));
+        let (then_x, then_y) = (last_y, -last_x - 4.0);
+        let at = |x: &Tensor, axis: i64| x.double_value(&[0, 0, 0, axis, row, column]);
+        let off = [
+            at(&landed.from, 0) - (last_x - p_x),
+            at(&landed.from, 1) - (last_y - p_y),
+            at(&landed.was[0], 0) - (then_x - p_x),
+            at(&landed.was[0], 1) - (then_y - p_y),
+        ];
+        assert!(off.iter().all(|off| off.abs() < 0.2), "{off:?} pixels off");
+    }
 
     /// A cell that moves takes the places before it along; where nothing lands, the density is low.
     #[test]
@@ -101,7 +157,7 @@ mod tests {
         for (channel, value) in [2.0, -1.0, 5.0, 0.7].into_iter().enumerate() {
             let _ = cell(channel as i64).fill_(value);
         }
-        let landed = Landed::of(&sizes, &motion, None, 8);
+        let landed = Landed::of(&sizes, &motion, 1, None, 8);
         assert_eq!(
             (landed.from.size(), landed.carried.size()),
             (vec![1, 1, 1, 2, 48, 64], vec![1, 1, 1, 2, 48, 64])
@@ -114,7 +170,7 @@ mod tests {
         let far = landed.double_value(&[0, 0, 0, 2, 44, 4]);
         assert!(far < -9.0, "density {far} where nothing lands");
 
-        let still = Landed::of(&sizes, &motion.zeros_like(), None, 8);
+        let still = Landed::of(&sizes, &motion.zeros_like(), 1, None, 8);
         assert_eq!(still.from.abs().max().double_value(&[]), 0.0);
     }
 }

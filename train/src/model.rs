@@ -11,6 +11,7 @@ use crate::compositing::{Compositor, compositing_specs};
 use crate::costs::cost_volumes;
 use crate::motion::{self, motion_specs};
 use crate::params::{Params, Spec};
+use crate::rigid::as_told;
 use crate::transformer::{self, Estimate, Sequence, Transformer};
 use crate::vae::Vae;
 
@@ -200,6 +201,17 @@ impl AtWork<'_> {
         let motion = estimate.motion.as_ref().map(|motion| motion.select(1, motion.size()[1] - 1));
         let (shown, sources) = self.compositor.shown(&decoded, seen, motion.as_ref());
         Pictures { decoded, shown, sources }
+    }
+
+    /// An estimate whose pictures do not teach what belongs together nor, where that is `known`, where things go: a thing that
+    /// bends, or stays behind, is nearer to what came, on average, than a whole one that goes astray.
+    pub fn as_told(&self, estimate: &Estimate, known: bool) -> Estimate {
+        let (x1, clip) = (estimate.x1.shallow_clone(), estimate.x1.size()[1]);
+        let motion = estimate.motion.as_ref().map(|motion| match self.compositor.motion() {
+            Some(sizes) if sizes.whole => as_told(&sizes, motion, clip, known),
+            _ => motion.shallow_clone(),
+        });
+        Estimate { x1, motion }
     }
 
     /// What is remembered of successive pictures (F, 3, H, W), a history of one.

@@ -26,6 +26,18 @@ pub(crate) struct Turned {
     pub(crate) turns: Tensor,
 }
 
+impl Turned {
+    /// How a place of the last frame is where its thing was at a moment past: what is added to it and, turned back by which,
+    /// the place itself; one under the other, (n, 1, K, 4, cells), of cells at `places` (2, cells).
+    pub(crate) fn past(&self, moment: i64, places: &Tensor) -> Tensor {
+        let of = |x: &Tensor| x.narrow(1, moment, 1).flatten(-2, -1);
+        let turns = of(&self.turns);
+        let back = Tensor::cat(&[&turns.narrow(3, 0, 1), &-turns.narrow(3, 1, 1)], 3);
+        let added = of(&self.displacements) + places - turned_back(places, &back);
+        Tensor::cat(&[added, back], 3)
+    }
+}
+
 impl Belonging {
     /// Of what a model says, `values` (n, M, K, 3 + F, h, w), of `clip` moments to come and those past.
     pub(crate) fn of(sizes: &Motion, values: &Tensor, clip: i64) -> Self {
@@ -93,14 +105,18 @@ impl Belonging {
     }
 }
 
-/// Motion (.., M, m, h, w) of which all is learned but what belongs together: of `clip` moments to come and those past.
-pub(crate) fn without_belonging(sizes: &Motion, motion: &Tensor, clip: i64) -> Tensor {
+/// Motion (.., M, m, h, w), of `clip` moments to come and those past, of which it is not learned what belongs together nor, where
+/// that is `known`, where things go.
+pub(crate) fn as_told(sizes: &Motion, motion: &Tensor, clip: i64, known: bool) -> Tensor {
     let axis = motion.dim() as i64 - 4;
     let past = motion.size()[axis as usize] - clip;
-    let said = motion.narrow(axis, clip, past).unflatten(axis + 1, [sizes.candidates as i64, -1].as_slice());
-    let features = said.narrow(axis + 2, 3, sizes.features as i64).detach();
-    let said = Tensor::cat(&[said.narrow(axis + 2, 0, 3), features], axis + 2);
-    Tensor::cat(&[motion.narrow(axis, 0, clip), said.flatten(axis + 1, axis + 2)], axis)
+    let values = motion.unflatten(axis + 1, [sizes.candidates as i64, -1].as_slice());
+    let part = |first: i64, channels: usize| values.narrow(axis + 2, first, channels as i64);
+    let displacements = if known { part(0, 2).detach() } else { part(0, 2) };
+    let features = part(3, sizes.features);
+    let told = features.narrow(axis, clip, past).detach();
+    let features = Tensor::cat(&[features.narrow(axis, 0, clip), told], axis);
+    Tensor::cat(&[displacements, part(2, 1), features], axis + 2).flatten(axis + 1, axis + 2)
 }
 
 /// |e_i - e_j|^2 of vectors (n, i, V): (n, i, i).
@@ -202,14 +218,18 @@ mod tests {
     }
 
     #[test]
-    fn all_but_what_belongs_together_is_learned() {
-        let motion = Tensor::zeros([1, 3, 10, 4, 6], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let whole = without_belonging(&SIZES, &motion, 1);
-        assert!(whole.equal(&motion));
-        whole.sum(Kind::Float).backward();
-        let slopes = motion.grad().select(3, 0).select(3, 0).select(0, 0); // (moments, channels)
-        let learned = |moment: i64| Vec::<f32>::try_from(slopes.select(0, moment)).unwrap();
-        assert_eq!(learned(0), [1.0; 10]);
-        assert_eq!(learned(1), [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
+    fn what_is_told_otherwise_is_not_learned() {
+        let learned = |known: bool| {
+            let motion = Tensor::zeros([1, 3, 10, 4, 6], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+            let told = as_told(&SIZES, &motion, 1, known);
+            assert!(told.equal(&motion));
+            told.sum(Kind::Float).backward();
+            let slopes = motion.grad().select(3, 0).select(3, 0).select(0, 0); // (moments, channels)
+            [0, 1].map(|moment| Vec::<f32>::try_from(slopes.select(0, moment)).unwrap())
+        };
+        assert_eq!(learned(false), [[1.0; 10], [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0]]);
+        let [to_come, past] = learned(true);
+        assert_eq!(to_come, [0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+        assert_eq!(past, [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
     }
 }

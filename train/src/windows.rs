@@ -163,6 +163,11 @@ impl<'a> Window<'a> {
         Start { frames, latents: all.latents, past, seen, clip }
     }
 
+    /// Whether it is known where things are in its pictures.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.traces.is_some()
+    }
+
     /// Distance of where things go and of where pixels come from, as the model says, from where they truly do, in
     /// log(1 + pixels); 0 where that is not known.
     pub(crate) fn motion_loss(&self, model: &AtWork<'_>, estimate: &Estimate, pictures: &Pictures) -> Tensor {

@@ -115,6 +115,19 @@
 //! density(p) = log of the sum over q of exp(CHOICE a(p, q)), over CHOICE
 //! ```
 //!
+//! **Witnessed.** Cells are coarse: one that a thing passes over has pixels of the thing and of what is behind it, and both are sent
+//! the thing's way. Earlier pictures tell them apart: pixels of the thing were seen going that way. So there the displacements of
+//! moments past are fitted, too, to d_i and R_i of the followed picture i; and the blend of a model that is `whole` reads, of every
+//! candidate k, with v = p + u(p) the place that it is taken from:
+//! ```text
+//! w_i(p)        = sum over q of c(p, q) (q + d_i(q) - R_i,q q) + (sum over q of c(p, q) R_i,q) v      where it was then
+//! was_ki(x, y)  = earlier_i(s w_i), bilinear, the border repeated
+//! witness_ki    = known_i / (1 + off / WITNESS_LEVEL), off the mean of (moved_k - was_ki)^2 over RGB and 3 x 3 pixels within
+//!                 the picture
+//! x             = [.. as above, witness_11 .. witness_1F, witness_21 ..]
+//! ```
+//! where again the sums are brought to pixels.
+//!
 //! Moving the last frame's pixels is an old and strong way to sharp predictions (Finn et al. 2016, arXiv 1605.07157); that
 //! things say where they go, instead of places where from, is splatting (Niklaus and Liu 2020, arXiv 2003.05534). Weights by
 //! softmax keep every pixel a mean of colours that were seen or painted.
@@ -190,6 +203,8 @@ impl Motion {
     pub const FINER: usize = 2;
     /// How much sharper that choice is there.
     pub const CHOICE: f32 = 3.0;
+    /// Mean squared difference, on the scale of -1 to 1, at which a pixel is half sure to have been seen going that way.
+    pub const WITNESS_LEVEL: f32 = 1e-2;
     /// Added to the square of a turn's length, in square cells squared: where cells say no turn at all, there is none.
     pub const NO_TURN: f32 = 1e-6;
 
@@ -252,9 +267,16 @@ impl Motion {
         2 + self.candidates + self.earlier
     }
 
-    /// Channels that the blend reads: the sources, densities and features, and what was earlier where pixels come from.
+    /// Channels that the blend reads: the sources, densities and features, what was earlier where pixels come from, and how
+    /// surely they were seen going that way.
     pub fn blend_inputs(&self) -> usize {
-        3 * (self.sources() + self.candidates * self.earlier) + self.candidates * (1 + self.features)
+        let carried = 1 + self.features + self.witnesses();
+        3 * (self.sources() + self.candidates * self.earlier) + self.candidates * carried
+    }
+
+    /// Earlier pictures that are asked how surely a pixel was seen going that way.
+    pub fn witnesses(&self) -> usize {
+        if self.whole { self.followed_frames().len() } else { 0 }
     }
 
     /// What makes these sizes impossible, in words.
@@ -342,6 +364,8 @@ mod tests {
         let fault = Motion { earlier: 4, ..motion }.fault();
         assert_eq!(fault.as_deref(), Some("motion: 4 earlier pictures, must be 0 to 3"));
         assert_eq!(motion.fault(), None);
+        let whole = Motion { rigid: true, whole: true, ..followed };
+        assert_eq!((followed.witnesses(), whole.witnesses(), whole.blend_inputs()), (0, 2, 54));
         assert_eq!((followed.belonging(), Motion { rigid: true, ..followed }.fault()), (4, None));
         let fault = Motion { rigid: true, ..motion }.fault();
         let bare = "motion: 0 features of moments past say what is rigid, must be 3 or more";

@@ -1,6 +1,6 @@
 //! Pictures made with motion.
 
-use nextclip_core::Geometry;
+use nextclip_core::{Geometry, Motion};
 
 use super::following::Recent;
 use super::{LANDING, MotionLayers, convolved};
@@ -36,12 +36,13 @@ impl MotionLayers {
         let turned = self.sizes.rigid.then(|| self.together(g, &shown.motion, &motion, geometry));
         let landed = g.within(LANDING, |g| self.landed(g, &motion, turned.as_ref(), geometry));
         let (moved, then) = self.moved(g, &recent, &landed.places, geometry);
+        let witnesses = self.witnesses(g, &recent, &landed.was, &moved, geometry);
         let last = repeated(g, &recent.last, geometry.clip);
         let earlier: Vec<Value> =
             recent.earlier.iter().map(|picture| repeated(g, picture, geometry.clip)).collect();
         let sources: Vec<&Value> = [&decoded, &last, &moved].into_iter().chain(&earlier).collect();
         let mut read = vec![&decoded, &last, &moved, &landed.carried];
-        read.extend(earlier.iter().chain(&then));
+        read.extend(earlier.iter().chain(&then).chain(&witnesses));
         // How much each source counts at a pixel, (B * N, sources, H, W).
         let logits = convolved(g, &read, &self.blend);
         let sources = g.concat(&sources, 1);
@@ -64,8 +65,7 @@ impl MotionLayers {
     }
 
     /// The last frames' pixels at `places` (B * N, K * H, W, 2) of each candidate of each picture, (B * N, 3 * K, H, W), and, where
-    /// there are earlier ones, what those have there, (B * N, K * 3 * E, H, W). A camera's places of all its pictures lie under
-    /// one another, so that its frames are read where they are, not copied for each of them.
+    /// there are earlier ones, what those have there, (B * N, K * 3 * E, H, W).
     fn moved(
         &self,
         g: &mut GraphBuilder,
@@ -73,29 +73,75 @@ impl MotionLayers {
         places: &Value,
         geometry: &Geometry,
     ) -> (Value, Option<Value>) {
-        let [batch, rows, columns] = [0, 2, 3].map(|axis| recent.last.size(axis));
-        let candidates = self.sizes.candidates;
-        let each = geometry.clip * candidates;
-        let places = g.reshape(places, &[batch, each * rows, columns, 2]);
-        // (B, c, N * K * H, W) to (B * N, K * c, H, W)
-        let of_candidates = |g: &mut GraphBuilder, read: &Value| {
-            let channels = read.size(1);
-            let read = g.reshape(read, &[batch, channels, each, rows, columns]);
-            let read = g.transpose(&read, &[0, 2, 1, 3, 4]);
-            g.reshape(&read, &[batch * geometry.clip, candidates * channels, rows, columns])
-        };
         // Bicubic is for what is shown; earlier pictures are read here to be compared alone.
-        let moved = g.sample_cubic(&recent.last, &places);
-        let moved = of_candidates(g, &moved);
+        let moved = self.read(g, &recent.last, places, geometry, GraphBuilder::sample_cubic);
         let then = (!recent.earlier.is_empty()).then(|| {
             let earlier = match recent.earlier.as_slice() {
                 [one] => one.clone(),
                 several => g.concat(&several.iter().collect::<Vec<_>>(), 1),
             };
-            let then = g.sample(&earlier, &places);
-            of_candidates(g, &then)
+            self.read(g, &earlier, places, geometry, GraphBuilder::sample)
         });
         (moved, then)
+    }
+
+    /// How surely the pixels `moved` (B * N, 3 * K, H, W) were seen going that way, of where they `was` at each moment past:
+    /// (B * N, K * F, H, W).
+    fn witnesses(
+        &self,
+        g: &mut GraphBuilder,
+        recent: &Recent,
+        was: &[Value],
+        moved: &Value,
+        geometry: &Geometry,
+    ) -> Option<Value> {
+        let known = recent.known.as_ref().filter(|_| !was.is_empty())?;
+        let [pictures, _, rows, columns] = [0, 1, 2, 3].map(|axis| moved.size(axis));
+        let (batch, candidates) = (recent.last.size(0), self.sizes.candidates);
+        let each = geometry.clip * candidates;
+        let of_each = was.iter().zip(&recent.earlier).enumerate().map(|(index, (was, earlier))| {
+            let was = self.read(g, earlier, was, geometry, GraphBuilder::sample);
+            let off = g.sub(moved, &was);
+            let square = g.mul(&off, &off);
+            let square = g.reshape(&square, &[pictures * candidates, 3, rows, columns]);
+            let square = g.mean_along(&square, 1);
+            let square = g.box_mean(&square, 1);
+            let level = g.scalar(1.0 / Motion::WITNESS_LEVEL);
+            let square = g.mul(&square, &level);
+            let one = g.scalar(1.0);
+            let square = g.add(&square, &one);
+            let sure = g.map("Reciprocal", &square);
+            let sure = g.reshape(&sure, &[batch, each, rows, columns]);
+            let known = g.slice(known, 1, index..index + 1);
+            let known = g.reshape(&known, &[batch, 1, 1, 1]);
+            let sure = g.mul(&sure, &known);
+            g.reshape(&sure, &[pictures, candidates, 1, rows, columns])
+        });
+        let of_each: Vec<Value> = of_each.collect();
+        let all = g.concat(&of_each.iter().collect::<Vec<_>>(), 2);
+        Some(g.reshape(&all, &[pictures, candidates * was.len(), rows, columns]))
+    }
+
+    /// Pictures (B, c, H, W), read at `places` (B * N, K * H, W, 2) of each candidate of each picture, (B * N, K * c, H, W). A
+    /// camera's places of all its pictures lie under one another, so that its frames are read where they are, not copied for
+    /// each of them.
+    fn read(
+        &self,
+        g: &mut GraphBuilder,
+        pictures: &Value,
+        places: &Value,
+        geometry: &Geometry,
+        sample: fn(&mut GraphBuilder, &Value, &Value) -> Value,
+    ) -> Value {
+        let [batch, channels, rows, columns] = [0, 1, 2, 3].map(|axis| pictures.size(axis));
+        let candidates = self.sizes.candidates;
+        let each = geometry.clip * candidates;
+        let places = g.reshape(places, &[batch, each * rows, columns, 2]);
+        let read = sample(g, pictures, &places);
+        // (B, c, N * K * H, W) to (B * N, K * c, H, W)
+        let read = g.reshape(&read, &[batch, channels, each, rows, columns]);
+        let read = g.transpose(&read, &[0, 2, 1, 3, 4]);
+        g.reshape(&read, &[batch * geometry.clip, candidates * channels, rows, columns])
     }
 }
 

@@ -28,8 +28,8 @@ struct Slopes {
 }
 
 impl MotionLayers {
-    /// `motion` (B, M, m, h, w) of the last picture's cells, corrected by where they were, at the N moments to come:
-    /// (B, N, m, h, w).
+    /// `motion` (B, M, m, h, w) of the last picture's cells, corrected by where they were, at the N moments to come and those past
+    /// that are still of use.
     pub(super) fn follow(
         &self,
         g: &mut GraphBuilder,
@@ -67,11 +67,11 @@ impl MotionLayers {
             let moved = g.mul(&delta, &response);
             places = g.add(&places, &moved);
         }
-        let places = g.slice(&places, 1, 0..clip);
-        let to_come = g.slice(&values, 1, 0..clip);
-        let rest = g.slice(&to_come, 3, 2..3 + features);
+        let kept = clip + self.sizes.witnesses();
+        let [places, values] = [&places, &values].map(|values| g.slice(values, 1, 0..kept));
+        let rest = g.slice(&values, 3, 2..3 + features);
         let all = g.concat(&[&places, &rest], 3);
-        g.reshape(&all, &[batch, clip, channels, rows, columns])
+        g.reshape(&all, &[batch, kept, channels, rows, columns])
     }
 
     /// How far a correction found in the earlier picture `index` moves each moment, (1, M, 1, 1, 1).

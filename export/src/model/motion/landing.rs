@@ -16,19 +16,21 @@ pub(super) struct Landed {
     pub(super) places: Value,
     /// How surely, and the features that come along, candidate after candidate: (B * N, K * (1 + F), H, W).
     pub(super) carried: Value,
+    /// Where it was at moments past, as `places` are, where the blend is to know that.
+    pub(super) was: Vec<Value>,
 }
 
 /// The same of cells, or of places that are finer.
 struct Chosen {
     /// From where, x then y in cells: from the place itself or, where things turn, of what is at the frame's middle, with the turn's
-    /// cosine and sine after it, (B * N * K, 2 or 4, h, w).
+    /// cosine and sine after it, then the same of where that was at each moment past, (B * N * K, 2 or 4 or more, h, w).
     from: Value,
     /// (B * N, K * (1 + F), h, w).
     carried: Value,
 }
 
 impl MotionLayers {
-    /// What the cells bring along that go where `motion` (B, N, m, h, w) says or, together with what they belong to, where they are
+    /// What the cells bring along that go where `motion` (B, N and more, m, h, w) says or, together with what they belong to, where they are
     /// `turned`.
     pub(super) fn landed(
         &self,
@@ -38,10 +40,11 @@ impl MotionLayers {
         geometry: &Geometry,
     ) -> Landed {
         let (rows, columns) = (geometry.latent_height(), geometry.latent_width());
-        let pictures = motion.size(0) * motion.size(1);
+        let pictures = motion.size(0) * geometry.clip;
         let Motion { candidates, .. } = self.sizes;
         let each = [pictures * candidates, self.sizes.candidate_channels(), rows * columns];
-        let motion = g.reshape(motion, &each);
+        let motion = g.slice(motion, 1, 0..geometry.clip);
+        let motion = g.reshape(&motion, &each);
         let chosen = self.chosen(g, &motion, turned, geometry);
 
         let (finer, _) = self.sizes.landing();
@@ -50,20 +53,30 @@ impl MotionLayers {
         let (height, width) = (geometry.height, geometry.width);
         let here = places(geometry, geometry.vae_scale);
         let pixels = g.table("places of pixels in cells", &[2, height, width], here);
+        let turned_from = |g: &mut GraphBuilder, first: usize, vectors: &Value| {
+            let of = g.slice(&from, 1, first..first + 4);
+            let [added, cosine, sine] = g.split(&of, 1, [2, 1, 1]);
+            let back = turned_back(g, vectors, [&cosine, &sine]);
+            g.add(&added, &back)
+        };
         let there = match turned {
-            Some(_) => {
-                let [middle, cosine, sine] = g.split(&from, 1, [2, 1, 1]);
-                let back = turned_back(g, &pixels, [&cosine, &sine]);
-                g.add(&middle, &back)
-            }
+            Some(_) => turned_from(g, 0, &pixels),
             None => g.add(&from, &pixels),
         };
         let unit = [columns, rows].map(|count| 2.0 / count as f32);
         let unit = g.table("sides of a cell", &[2, 1, 1], unit.into());
-        let places = g.mul(&there, &unit);
-        let places = g.transpose(&places, &[0, 2, 3, 1]);
-        let places = g.reshape(&places, &[pictures, candidates * height, width, 2]);
-        Landed { places, carried }
+        let in_unit = |g: &mut GraphBuilder, places: &Value| {
+            let places = g.mul(places, &unit);
+            let places = g.transpose(&places, &[0, 2, 3, 1]);
+            g.reshape(&places, &[pictures, candidates * height, width, 2])
+        };
+        let moments = 0..turned.map_or(0, |turned| turned.past.len());
+        let was = moments.map(|moment| {
+            let then = turned_from(g, 4 + 4 * moment, &there);
+            in_unit(g, &then)
+        });
+        let was = was.collect();
+        Landed { places: in_unit(g, &there), carried, was }
     }
 
     /// The soft choice of every place among all cells of the last frame, whose `motion` is (B * N * K, m, q).
@@ -127,7 +140,8 @@ impl MotionLayers {
                 let [cosine, sine] = g.split(&turned.turns, 1, [1; 2]);
                 let back = turned_back(g, &landing, [&cosine, &sine]);
                 let middle = g.sub(&at, &back);
-                g.concat(&[&middle, &turned.turns], 1)
+                let all: Vec<&Value> = [&middle, &turned.turns].into_iter().chain(&turned.past).collect();
+                g.concat(&all, 1)
             }
             None => g.map("Neg", &displacements),
         };
@@ -153,7 +167,7 @@ impl MotionLayers {
 }
 
 /// Vectors, x then y, of (2, H, W) or (each, 2, q), turned back by cosines and sines (each, 1, ..).
-fn turned_back(g: &mut GraphBuilder, vectors: &Value, [cosine, sine]: [&Value; 2]) -> Value {
+pub(super) fn turned_back(g: &mut GraphBuilder, vectors: &Value, [cosine, sine]: [&Value; 2]) -> Value {
     let axis = vectors.shape().len() + 1 - cosine.shape().len();
     let [x, y] = g.split(vectors, axis, [1; 2]);
     let minus = g.map("Neg", &x);

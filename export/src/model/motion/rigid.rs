@@ -2,7 +2,7 @@
 
 use nextclip_core::{Geometry, Motion};
 
-use super::landing::places;
+use super::landing::{places, turned_back};
 use super::{LANDING, MotionLayers};
 use crate::onnx::{GraphBuilder, Value};
 
@@ -13,17 +13,20 @@ pub(super) struct Turned {
     pub(super) turns: Value,
     /// (B * N * K, F, h * w), where that is one of all that belong together.
     pub(super) features: Option<Value>,
+    /// How a place of the last frame is where its thing was, of each moment past one after another: what is added to it and, turned
+    /// back by which, the place itself, (B * N * K, 4, h * w).
+    pub(super) past: Vec<Value>,
 }
 
-/// Values of two coordinates at the moments to come, x of all of them, then y: (B, i, 2 N), where the cells of one candidate after
-/// the other are the i.
+/// Values of two coordinates at some moments, x of all of them, then y: (B, i, 2 M), where the cells of one candidate after the
+/// other are the i.
 struct Pairs<'a> {
     g: &'a mut GraphBuilder,
-    clip: usize,
+    moments: usize,
 }
 
 impl MotionLayers {
-    /// Where the cells go that are `followed` (B, N, m, h, w), together with all that belong to the same thing, as `motion` (B, M, m,
+    /// Where the cells go that are `followed` (B, N and more, m, h, w), together with all that belong to the same thing, as `motion` (B, M, m,
     /// h, w) says.
     pub(super) fn together(
         &self,
@@ -33,16 +36,17 @@ impl MotionLayers {
         geometry: &Geometry,
     ) -> Turned {
         let Motion { candidates, features, .. } = self.sizes;
-        let [batch, clip, _, rows, columns] = [0, 1, 2, 3, 4].map(|axis| followed.size(axis));
-        let cells = rows * columns;
+        let [batch, moments, _, rows, columns] = [0, 1, 2, 3, 4].map(|axis| followed.size(axis));
+        let (clip, cells) = (geometry.clip, rows * columns);
         let each = candidates * cells;
         let [rigidity, shares] = g.within(LANDING, |g| self.shares(g, motion, geometry));
 
         let channels = self.sizes.candidate_channels();
-        let values = g.reshape(followed, &[batch, clip, candidates, channels, cells]);
+        let values = g.reshape(followed, &[batch, moments, candidates, channels, cells]);
         let d = of_each(g, &values, 0..2);
         let common = (self.sizes.whole && features > 0).then(|| {
-            let carried = of_each(g, &values, 3..3 + features);
+            let to_come = g.slice(&values, 1, 0..clip);
+            let carried = of_each(g, &to_come, 3..3 + features);
             let common = g.within(LANDING, |g| g.matmul(&shares, &carried));
             let change = g.sub(&common, &carried);
             let change = g.mul(&change, &rigidity);
@@ -50,16 +54,17 @@ impl MotionLayers {
         });
         let at = places(geometry, 1);
         let places = (0..each).flat_map(|index| [0, cells].map(|axis| at[axis + index % cells]));
-        let x: Vec<f32> = places.flat_map(|place| std::iter::repeat_n(place, clip)).collect();
-        let x = g.table("places of candidates' cells", &[1, each, 2 * clip], x);
+        let x: Vec<f32> = places.flat_map(|place| std::iter::repeat_n(place, moments)).collect();
+        let x = g.table("places of candidates' cells", &[1, each, 2 * moments], x);
         let y = g.add(&x, &d);
 
-        let wide = g.expand(&x, &[batch, each, 2 * clip]);
-        let mut pairs = Pairs { g, clip };
+        let wide = g.expand(&x, &[batch, each, 2 * moments]);
+        let mut pairs = Pairs { g, moments };
         let (dot, cross) = (pairs.dot(&x, &y), pairs.cross(&x, &y));
         let all = pairs.g.concat(&[&wide, &y, &dot, &cross], 2);
         let means = pairs.g.within(LANDING, |g| g.matmul(&shares, &all));
-        let [middle, there, dot, cross] = pairs.g.split(&means, 2, [2 * clip, 2 * clip, clip, clip]);
+        let [middle, there, dot, cross] =
+            pairs.g.split(&means, 2, [2 * moments, 2 * moments, moments, moments]);
         let (of_middle, across) = (pairs.dot(&middle, &there), pairs.cross(&middle, &there));
         let cosine = pairs.g.sub(&dot, &of_middle);
         let floor = pairs.g.scalar(Motion::RIGID_FLOOR);
@@ -80,17 +85,19 @@ impl MotionLayers {
         let cosine = g.add(&cosine, &one);
         let sine = g.mul(&sine, &rigidity);
         let turns = g.concat(&[&cosine, &sine], 2);
-        let mut back = |values: &Value| {
-            let count = values.size(2) / clip;
-            let values = g.reshape(values, &[batch, candidates, cells, count, clip]);
-            let values = g.transpose(&values, &[0, 4, 1, 3, 2]);
-            g.reshape(&values, &[batch * clip * candidates, count, cells])
-        };
-        Turned {
-            displacements: back(&displacements),
-            turns: back(&turns),
-            features: common.map(|features| back(&features)),
-        }
+        let displacements = by_moment(g, &displacements, [candidates, cells, moments]);
+        let turns = by_moment(g, &turns, [candidates, cells, moments]);
+        let features = common.map(|features| {
+            let features = by_moment(g, &features, [candidates, cells, clip]);
+            to_come(g, &features, clip)
+        });
+        let past = (clip..moments).map(|moment| {
+            let [d, turns] = [&displacements, &turns].map(|values| g.slice(values, 1, moment..moment + 1));
+            past(g, &d, &turns, geometry)
+        });
+        let past = past.collect();
+        let [displacements, turns] = [&displacements, &turns].map(|values| to_come(g, values, clip));
+        Turned { displacements, turns, features, past }
     }
 
     /// How rigid each candidate of each cell is, (B, i, 1), and how much it takes of each, (B, i, i).
@@ -118,12 +125,43 @@ impl MotionLayers {
     }
 }
 
-/// Some of the values (B, N, K, m, h * w) of each candidate of each cell, (B, i, N of each of the channels).
+/// Some of the values (B, M, K, m, h * w) of each candidate of each cell, (B, i, M of each of the channels).
 fn of_each(g: &mut GraphBuilder, values: &Value, channels: std::ops::Range<usize>) -> Value {
-    let [batch, clip, candidates, cells] = [0, 1, 2, 4].map(|axis| values.size(axis));
+    let [batch, moments, candidates, cells] = [0, 1, 2, 4].map(|axis| values.size(axis));
     let some = g.slice(values, 3, channels.clone());
     let some = g.transpose(&some, &[0, 2, 4, 3, 1]);
-    g.reshape(&some, &[batch, candidates * cells, channels.len() * clip])
+    g.reshape(&some, &[batch, candidates * cells, channels.len() * moments])
+}
+
+/// The values (B, i, count M) of each candidate of each cell, (B, M, K, count, h * w).
+fn by_moment(g: &mut GraphBuilder, values: &Value, [candidates, cells, moments]: [usize; 3]) -> Value {
+    let (batch, count) = (values.size(0), values.size(2) / moments);
+    let values = g.reshape(values, &[batch, candidates, cells, count, moments]);
+    g.transpose(&values, &[0, 4, 1, 3, 2])
+}
+
+/// Those of the first `clip` moments, (B * N * K, count, h * w).
+fn to_come(g: &mut GraphBuilder, values: &Value, clip: usize) -> Value {
+    let [batch, _, candidates, count, cells] = [0, 1, 2, 3, 4].map(|axis| values.size(axis));
+    let values = g.slice(values, 1, 0..clip);
+    g.reshape(&values, &[batch * clip * candidates, count, cells])
+}
+
+/// [`Turned::past`] of displacements and turns (B, 1, K, 2, h * w) of one moment.
+fn past(g: &mut GraphBuilder, d: &Value, turns: &Value, geometry: &Geometry) -> Value {
+    let [batch, _, candidates, _, cells] = [0, 1, 2, 3, 4].map(|axis| d.size(axis));
+    let [d, turns] = [d, turns].map(|values| g.reshape(values, &[batch * candidates, 2, cells]));
+    let [cosine, sine] = g.split(&turns, 1, [1; 2]);
+    let sine = g.map("Neg", &sine);
+    let at = g.table("places of cells", &[2, cells], places(geometry, 1));
+    let turned = turned_back(g, &at, [&cosine, &sine]);
+    let added = g.add(&d, &at);
+    let added = g.sub(&added, &turned);
+    let all = g.concat(&[&added, &cosine, &sine], 1);
+    // The same for every moment to come.
+    let all = g.reshape(&all, &[batch, 1, candidates * 4, cells]);
+    let all = g.expand(&all, &[batch, geometry.clip, candidates * 4, cells]);
+    g.reshape(&all, &[batch * geometry.clip * candidates, 4, cells])
 }
 
 /// What each of the vectors e (B, i, V) takes of each, softmax over j of own_j - |e_i - e_j|^2 with `own` (B, i, 1): (B, i, i).
@@ -144,7 +182,7 @@ fn likeness(g: &mut GraphBuilder, e: &Value, own: &Value) -> Value {
 
 impl Pairs<'_> {
     fn coordinates(&mut self, pairs: &Value) -> [Value; 2] {
-        self.g.split(pairs, 2, [self.clip; 2])
+        self.g.split(pairs, 2, [self.moments; 2])
     }
 
     fn dot(&mut self, a: &Value, b: &Value) -> Value {
