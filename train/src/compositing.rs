@@ -53,13 +53,13 @@ impl<'a> Compositor<'a> {
     }
 
     /// What the daemon shows of decoded pictures (n, N, 3, H, W) in [-1, 1] after `seen` (n, F, 3, H, W), with `motion`
-    /// (n, M, m, h, w) where the model has it; then also where pixels came from, x then y in pixels, (n, N, K, 2, H, W).
-    pub fn shown(
+    /// (n, M, m, h, w) where the model has it; then also what landed there.
+    pub(crate) fn shown(
         &self,
         decoded: &Tensor,
         seen: &Tensor,
         motion: Option<&Tensor>,
-    ) -> (Tensor, Option<Tensor>) {
+    ) -> (Tensor, Option<Landed>) {
         let recent = Recent::of(seen, self.motion.as_ref());
         match (&self.motion, motion) {
             (Some(sizes), Some(motion)) => {
@@ -74,7 +74,7 @@ impl<'a> Compositor<'a> {
                 });
                 let landed = Landed::of(sizes, &followed, clip, belonging.as_ref(), self.scale);
                 let shown = self.blend(sizes, &decoded.clamp(-1.0, 1.0), &recent, &landed);
-                (shown, Some(landed.from))
+                (shown, Some(landed))
             }
             _ => (keep_unchanged(decoded, &recent.last), None),
         }

@@ -7,7 +7,8 @@
 //! pairing loss of Jolicoeur-Martineau 2018); how much edge they have where things move is held to what it should be, without
 //! texture where there is none, and they must be near what came cell by cell, so that nothing is there twice. All that is for what
 //! is moved and how it is blended; what the decoder paints is only to be near what came. Where things go, and as one, pictures do
-//! not teach at all where generated scenes say it. It meets in training what it meets at work: points of its own
+//! not teach at all where generated scenes say it; there, what is shown is to be near the pictures that there would be if
+//! things went where the model says: whole, wherever they are. It meets in training what it meets at work: points of its own
 //! trajectories.
 
 use std::path::PathBuf;
@@ -72,6 +73,8 @@ const TEXTURE_WEIGHT: f64 = 1.5;
 const TEXTURE_FLOOR: f64 = 20.0;
 /// Weight of the motion's distance from the true one.
 const MOTION_WEIGHT: f64 = 1.0;
+/// Weight of nearness to what there would be if things went where the model says.
+const WHOLE_WEIGHT: f64 = 2.0;
 /// Weight of nearness where nothing moves: there is but one future, and it is known.
 const STILL_WEIGHT: f64 = 1.0;
 /// Weight of nearness of the decoder's picture, which learns from nothing else of what is shown.
@@ -138,7 +141,13 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     let lost = Critic::new(&frozen).lost(&last, &came, &pictures.shown);
     let disturbance = window.noise(&came, Noise::Critic);
     let judged = Critic::new(params).loss(&last, &came, &pictures.shown.detach(), &disturbance);
-    let off = (&pictures.shown - &came).squeeze_dim(0);
+    let told = window.told(&student, &start, &pictures);
+    let aim = told.as_ref().unwrap_or(&came);
+    let off = (&pictures.shown - aim).squeeze_dim(0);
+    let whole = match told {
+        Some(_) => log_mse(&off, PIXEL_FLOOR),
+        None => Tensor::zeros([], (Kind::Float, plan.device)),
+    };
     let still = area.squeeze_dim(0).unsqueeze(1).neg() + 1.0;
     Ok(Loss::of([
         ("lost", lost * CRITIC_WEIGHT),
@@ -147,6 +156,7 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
         ("edges", edges_loss(&pictures.shown, &came, &area) * EDGES_WEIGHT),
         ("texture", texture_loss(&pictures.shown, &came, model.geometry.vae_scale) * TEXTURE_WEIGHT),
         ("motion", window.motion_loss(&student, &shown, &pictures) * MOTION_WEIGHT),
+        ("whole", whole * WHOLE_WEIGHT),
         ("near", log_mse(&by_cells(&off, model.geometry.vae_scale), PIXEL_FLOOR) * plan.nearness),
         ("still", log_mse(&(off * still), PIXEL_FLOOR) * STILL_WEIGHT),
         ("painted", log_mse(&(decoded - &came).squeeze_dim(0), PIXEL_FLOOR) * DECODER_WEIGHT),

@@ -3,7 +3,7 @@
 use nextclip_core::Motion;
 use tch::{Device, Kind, Tensor};
 
-use crate::rigid::{Belonging, from_middle, turned_back};
+use crate::rigid::{Belonging, Turned, from_middle, turned_back};
 
 /// What lands on the pixels of predicted frames, of every candidate.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(crate) struct Landed {
     pub(crate) carried: Tensor,
     /// Where it was at each moment past, where things stay whole, (n, N, K, 2, H, W).
     pub(crate) was: Vec<Tensor>,
+    /// How the cells go that are rigid, at the moments to come and, where things stay whole, those past.
+    pub(crate) turned: Option<Turned>,
 }
 
 impl Landed {
@@ -68,13 +70,14 @@ impl Landed {
             places.upsample_bilinear2d(pixels, false, None, None).unflatten(0, [size[0], clip, -1].as_slice())
         };
         let brought = 1 + sizes.features as i64;
-        let Some(together) = &together else {
+        let Some(together) = together else {
             let from = carried(&displacements) * -scale;
             let landed = to_pixels(&[&from, &density, &features]);
             return Self {
                 from: landed.narrow(3, 0, 2),
                 carried: landed.narrow(3, 2, brought),
                 was: Vec::new(),
+                turned: None,
             };
         };
         let turns = flat(&together.turns.narrow(1, 0, clip));
@@ -93,6 +96,7 @@ impl Landed {
             from: (&there - &here) * scale,
             carried: landed.narrow(3, 4, brought),
             was: (0..past.len()).map(of_past).collect(),
+            turned: Some(together),
         }
     }
 }

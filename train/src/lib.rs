@@ -28,6 +28,7 @@ pub mod pool;
 mod rigid;
 mod run;
 mod sharpness;
+mod told;
 pub mod train_predictor;
 pub mod train_vae;
 pub mod transformer;

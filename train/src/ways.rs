@@ -11,8 +11,10 @@ use crate::rigid::Belonging;
 
 /// Every so many pixels, along both axes, a point is followed.
 pub const POINT_STRIDE: usize = 4;
-/// What moves less, in pixels, is the last frame's.
-const MOVES_PX: f64 = 0.5;
+/// What moves less, in pixels, is at rest.
+pub(crate) const MOVES_PX: f64 = 0.5;
+/// How much a point at rest counts, against one that moves: there are many more of them.
+const REST_WEIGHT: f64 = 0.1;
 /// Weight of how badly cells know what they belong to, beside the distance of things in log(1 + pixels).
 const BELONGING_WEIGHT: f64 = 0.4;
 
@@ -20,9 +22,9 @@ const BELONGING_WEIGHT: f64 = 0.4;
 #[derive(Debug)]
 pub struct Ways {
     /// Displacements (B, H, M, 2, rows, columns), x then y in pixels; NaN where they are not known.
-    displacements: Tensor,
+    pub(crate) displacements: Tensor,
     /// What the points belong to, numbered frame by frame, (B, H, rows, columns); 0 is the ground.
-    things: Tensor,
+    pub(crate) things: Tensor,
 }
 
 impl Ways {
@@ -162,20 +164,23 @@ impl Ways {
     }
 
     /// How far things are where they are going, by displacements (B, H, M, K, 2, h, 1, w, 1) against true ones (B, H, M, 1, 2, h, r,
-    /// w, r): the mean over all that moves of log(1 + d), d the root of a thing's mean square distance by its best candidate.
+    /// w, r): the mean over all points of log(1 + d), d the root of a thing's mean square distance by its best candidate.
     /// A thing goes one way: were each of its points free to take another candidate, or each the likeliest
     /// of several futures, it would go to pieces. And which candidate that is, (B H, things).
-    fn things_error(&self, displacements: &Tensor, truth: &Tensor) -> (Tensor, Tensor) {
+    pub(crate) fn things_error(&self, displacements: &Tensor, truth: &Tensor) -> (Tensor, Tensor) {
         let sum = |x: Tensor| x.sum_dim_intlist([4_i64].as_slice(), false, Kind::Float);
         let size = displacements.size();
         let (frames, moments, candidates) = (size[0] * size[1], size[2], size[3]);
         let by_point = |x: Tensor, of_each: i64| x.reshape([frames, moments, of_each, -1]);
-        let moves = by_point(sum(truth.square()).ge(MOVES_PX * MOVES_PX).to_kind(Kind::Float), 1);
+        let way = sum(truth.square());
+        let moves = way.ge(MOVES_PX * MOVES_PX).to_kind(Kind::Float);
+        let rests = way.lt(MOVES_PX * MOVES_PX).to_kind(Kind::Float);
+        let counts = by_point(moves + rests * REST_WEIGHT, 1); // what is not known does neither
         let square = sum((displacements - truth.nan_to_num(0.0, None, None)).square());
-        let square = by_point(square, candidates) * &moves;
+        let square = by_point(square, candidates) * &counts;
         let of_thing = self.things.reshape([frames, -1]).one_hot(-1).to_kind(Kind::Float).unsqueeze(1);
-        let points = moves.matmul(&of_thing); // (B H, M, 1, things)
-        let off = log_distance(&(square.matmul(&of_thing) / points.clamp_min(1.0)));
+        let points = counts.matmul(&of_thing); // (B H, M, 1, things)
+        let off = log_distance(&(square.matmul(&of_thing) / points.clamp_min(REST_WEIGHT)));
         let all = (off * &points).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float); // (B H, K, things)
         let (least, best) = all.min_dim(1, false);
         (least.sum(Kind::Float) / points.sum(Kind::Float).clamp_min(1.0), best)
@@ -228,7 +233,7 @@ fn log_distance(square: &Tensor) -> Tensor {
     (square + 0.01).sqrt().log1p()
 }
 
-fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {
+pub(crate) fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {
     let found = from.displacements_to(to, stride);
     let (rows, columns, axes) = found.dim();
     let values: Vec<f32> = found.iter().copied().collect();
@@ -282,8 +287,10 @@ mod tests {
         assert!(error(&one_thing, &torn) > 3.0);
         // Two things may each take their own.
         assert!(error(&ways([1, 2], [8.0, 8.0]), &torn) < 0.1);
-        // What stays and what is not known do not count.
-        assert_eq!(error(&ways([0, 1], [0.0, f32::NAN]), &torn), 0.0);
+        // What is not known does not count; what rests counts less than what moves.
+        assert_eq!(error(&ways([0, 1], [f32::NAN, f32::NAN]), &torn), 0.0);
+        let beside = |rests: f32| error(&ways([1, 2], [rests, 8.0]), &said([[9.0, 1.0], [9.0, 1.0]]));
+        assert!(0.1 < beside(0.0) && beside(0.0) < 0.3 * beside(8.0), "{} {}", beside(0.0), beside(8.0));
     }
 
     #[test]

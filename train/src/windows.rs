@@ -15,6 +15,7 @@ use crate::model::{AtWork, Model, Past, Pictures};
 use crate::noise::{noised_history, normal};
 use crate::params::Params;
 use crate::pool::{Pool, Wanted};
+use crate::told::{Told, ways_told};
 use crate::transformer::Estimate;
 use crate::vae::{Vae, is_autoencoders, is_encoders};
 use crate::validation::Validation;
@@ -182,6 +183,20 @@ impl<'a> Window<'a> {
         });
         let none = Tensor::zeros([], (Kind::Float, self.pictures.device()));
         sources.into_iter().chain(motion).fold(none, |sum, error| sum + error)
+    }
+
+    /// The pictures that there would be, with those that came and are `shown`, if things went where the model says, (1, N, 3, H, W), where
+    /// it is known where they are and things go as one.
+    pub(crate) fn told(&self, model: &AtWork<'_>, start: &Start, pictures: &Pictures) -> Option<Tensor> {
+        let sizes = model.transformer.motion().filter(|sizes| sizes.whole && !self.onward)?;
+        let (traces, turned) = (self.traces.as_ref()?, pictures.turned.as_ref()?);
+        let clip = start.clip as usize;
+        let ways = self.ways(1, clip, &sizes)?;
+        let scale = model.transformer.pixels_per_cell();
+        let ways = tch::no_grad(|| ways_told(&ways, turned, start.clip, scale));
+        let (past, to_come) = traces.split_at(traces.len() - clip);
+        let told = Told::of(past[past.len() - 1], to_come, &ways, self.mirrored);
+        Some(tch::no_grad(|| told.pictures(&start.last(), &start.truth().unsqueeze(0), &pictures.shown)))
     }
 
     /// Where the pixels of the last `clip` frames were in the last frame before them, (1, N, 2, H, W), x then y in pixels,

@@ -33,7 +33,7 @@ use crate::cast::{Camera, Prop, Stage};
 use crate::dice::Dice;
 use crate::math::{Vec2, vec2};
 
-pub use crate::trace::Trace;
+pub use crate::trace::{Trace, Way};
 
 /// RGB, (height, width, 3).
 pub type Picture = nextclip_core::Picture;

@@ -1,7 +1,7 @@
 //! What every scene promises: repeatable pixels, disjoint splits, closed rooms, kept energy and motion.
 
 use crate::cast::Stage;
-use crate::{Kind, Picture, Scene, Split, clip};
+use crate::{Kind, Picture, Scene, Split, Way, clip};
 
 const INTERVAL_S: f64 = 0.2;
 
@@ -236,4 +236,32 @@ fn things_move_as_a_whole() {
         }
         assert!(pairs > 50, "{kind:?}: {pairs} pairs");
     }
+}
+
+/// What is moved by a trace is as far from where it was as it was told to go.
+#[test]
+fn things_go_the_way_they_are_told() {
+    let scene = Scene::of_kind(Kind::Bounce, Split::Train, 1, 96, 80);
+    let now = scene.trace();
+    let things = now.things(1).iter().max().copied().unwrap_or_default();
+    let quarter = Way { turn_rad: std::f64::consts::FRAC_PI_2, shift: [3.0, -2.0] };
+    let turned = now.moved(&vec![quarter; things + 1]);
+    let (back, labels) = (turned.displacements_to(&now, 1), turned.things(1));
+    let mut found = 0;
+    for ((row, column), moved) in ndarray::indices((80, 96)).into_iter().zip(back.rows()) {
+        if moved[0].is_nan() {
+            continue;
+        }
+        // From the frame's middle; the ground does not turn.
+        let (x, y) = (column as f32 + 0.5 - 48.0, row as f32 + 0.5 - 40.0);
+        let expected = match labels[[row, column]] {
+            0 => [-3.0, 2.0],
+            _ => [(y + 2.0) - x, -(x - 3.0) - y],
+        };
+        found += usize::from(labels[[row, column]] > 0);
+        let off = [0, 1].map(|axis| (moved[axis] - expected[axis]).abs());
+        assert!(off.iter().all(|off| *off < 0.01), "{off:?} pixels off");
+    }
+    assert!(found > 50, "{found} pixels of things");
+    assert_eq!(now.moved(&[]).displacements_to(&now, 8), now.displacements_to(&now, 8));
 }

@@ -50,7 +50,34 @@ pub struct Trace {
     pub(crate) strokes: Vec<Stroke>,
 }
 
+/// How a thing comes to be somewhere else: it turns about the frame's middle, then shifts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Way {
+    /// From x towards y, in radians.
+    pub turn_rad: f64,
+    /// In pixels, x to the right, y down.
+    pub shift: [f64; 2],
+}
+
 impl Trace {
+    /// The moment at which everything has gone such ways: first the ground, which only shifts, then things as [`Self::things`]
+    /// numbers them. What has none stays.
+    pub fn moved(&self, ways: &[Way]) -> Trace {
+        let pixel = 1.0 / self.height as f64;
+        let middle = vec2(self.width as f64, self.height as f64) * (0.5 * pixel);
+        let shift = |way: &Way| vec2(way.shift[0], way.shift[1]) * pixel;
+        let mut moved = self.clone();
+        let mut ways = ways.iter();
+        if let Some(ground) = ways.next() {
+            moved.corner = self.corner - shift(ground);
+        }
+        for (stroke, way) in moved.strokes.iter_mut().zip(ways) {
+            stroke.at = (stroke.at - middle).turned(unit(way.turn_rad)) + middle + shift(way);
+            stroke.angle_rad += way.turn_rad;
+        }
+        moved
+    }
+
     /// For every `stride`-th pixel of this moment along both axes, how far away what is there is at the `other` one,
     /// x then y in pixels, (height / stride, width / stride, 2). NaN where it cannot be seen then: it is hidden or outside
     /// of the frame, or one of several things that look the same. Soft shadows are taken for what they fall on.
