@@ -122,7 +122,7 @@ mod tests {
             [Tensor::stack(&[-&y - &x + 1.0, &x - &y], 0), Tensor::stack(&[&y - &x, -&x - &y - 0.5], 0)];
         let motion = Tensor::zeros([1, 2, sizes.channels() as i64, 6, 6], (Kind::Float, Device::Cpu));
         for (moment, displacements) in moments.iter().enumerate() {
-            let _ = motion.get(0).get(moment as i64).narrow(0, 0, 2).copy_(&displacements.reshape([2, 6, 6]));
+            motion.get(0).get(moment as i64).narrow(0, 0, 2).copy_(&displacements.reshape([2, 6, 6]));
         }
         let _ = motion.get(0).get(1).get(3).fill_(20.0);
         let belonging = Belonging::of(&sizes, &motion.unflatten(2, [1_i64, -1].as_slice()), 1);

@@ -138,7 +138,7 @@ mod tests {
         let last = scene();
         let ways = vec![Way::default(), Way { turn_rad: 0.2, shift: [3.0, -2.0] }];
         let came = last.moved(&ways);
-        let told = Told::of(&last, &[&came], &[ways.clone()], false);
+        let told = Told::of(&last, &[&came], std::slice::from_ref(&ways), false);
         assert!(bool::try_from(told.same.all()).unwrap());
         let over = Told::of(&last, &[&came], &[ways.into_iter().map(turned_over).collect()], true);
         let off = (over.sources - mirrored(&told.sources)).abs().nan_to_num(0.0, None, None).max();

@@ -143,8 +143,8 @@ impl Ways {
         error + belonging.error(&self.members(&best, size[3], cells)) * BELONGING_WEIGHT
     }
 
-    /// Which thing each candidate of each cell is one of, (B H, K h w, things): the `best` (B H, things) one of a thing is, in
-    /// the cells that are mostly its own. None of them, where nothing is known.
+    /// Which thing each candidate of each cell is one of, (B H, K h w, things): of those whose `best` (B H, things) one it is the
+    /// thing that has the most of the cell, be it little, as of a rod. None of them, where nothing is known.
     fn members(&self, best: &Tensor, candidates: i64, [rows, columns]: [i64; 2]) -> Tensor {
         let size = self.things.size();
         let (frames, per_cell) = (size[0] * size[1], size[2] / rows);
@@ -155,12 +155,11 @@ impl Ways {
             Kind::Float,
         );
         let known = self.displacements.isnan().logical_not().flatten(0, 1).flatten(1, -1).any_dim(1, false);
-        let own = points
-            .gt((per_cell * per_cell) as f64 / 2.0)
-            .flatten(1, 2)
-            .logical_and(&known.reshape([-1, 1, 1]));
         let best = best.one_hot(candidates).transpose(1, 2).unsqueeze(2); // (B H, K, 1, things)
-        (own.unsqueeze(1) * best).flatten(1, 2).to_kind(Kind::Float)
+        let points = points.flatten(1, 2).unsqueeze(1) * best;
+        let most = points.amax([3_i64].as_slice(), true);
+        let own = points.eq_tensor(&most).logical_and(&points.gt(0.0));
+        own.logical_and(&known.reshape([-1, 1, 1, 1])).flatten(1, 2).to_kind(Kind::Float)
     }
 
     /// How far things are where they are going, by displacements (B, H, M, K, 2, h, 1, w, 1) against true ones (B, H, M, 1, 2, h, r,
@@ -314,6 +313,21 @@ mod tests {
         let (loose, whole, torn) = (error(&of(-20.0, 0.0)), error(&of(20.0, 0.0)), error(&of(20.0, 9.0)));
         assert!(whole < loose - 1.0, "{whole} is not below {loose}");
         assert!(torn > loose + 1.0, "{torn} is not above {loose}: they do not know that they are one");
+    }
+
+    #[test]
+    fn what_has_little_of_a_cell_is_a_candidate_of_its_own() {
+        let Ways { displacements, .. } = ways([1, 1], [8.0, 8.0]);
+        let things = Tensor::from_slice(&[1_i64, 1, 1, 1, 1, 2, 1, 1]).reshape([1, 1, 2, 4]);
+        let ways = Ways { displacements, things };
+        let members = |best: [i64; 3]| {
+            let members = ways.members(&Tensor::from_slice(&best).unsqueeze(0), 2, [1, 2]);
+            Vec::<Vec<f32>>::try_from(members.get(0)).unwrap()
+        };
+        // Both cells' first candidates, then their second ones: of the ground, the one thing and the other.
+        let [none, one, other] = [[0.0; 3], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
+        assert_eq!(members([0, 0, 1]), [one, one, other, none]);
+        assert_eq!(members([1, 0, 0]), [one, one, none, none], "the greater part counts");
     }
 
     #[test]
