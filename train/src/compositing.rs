@@ -5,7 +5,7 @@ use nextclip_core::compositing::{CHANGE_LEVELS, CHANGE_RADIUS, CHANGE_SOFTNESS};
 use nextclip_core::{Geometry, Motion};
 use tch::{Kind, Tensor};
 
-use crate::following::{Between, RESPONSE, Recent, colours, follow, follow_specs, smooth, warp};
+use crate::following::{Between, RESPONSE, Recent, colours, follow, follow_specs, smooth, trust, warp};
 use crate::landing::Landed;
 use crate::motion::convolved;
 use crate::params::{Init, Params, Spec};
@@ -123,8 +123,7 @@ impl<'a> Compositor<'a> {
 
 /// How surely pixels were seen going that way, 0 to 1, (n, 1, H, W): of how far they are from what was there, (n, 3, H, W).
 fn witnessed(off: &Tensor, known: bool) -> Tensor {
-    let square = smooth(&colours(&off.square()));
-    let sure = (square / f64::from(Motion::WITNESS_LEVEL) + 1.0).reciprocal();
+    let sure = trust(&smooth(&colours(&off.square())), Motion::WITNESS_LEVEL);
     if known { sure } else { sure.zeros_like() }
 }
 

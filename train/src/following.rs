@@ -159,7 +159,7 @@ impl Slopes {
         let (n, candidates) = (size[0], size[1]);
         let each = |x: &Tensor| x.unsqueeze(1).expand([n, candidates, 3, rows, columns], false).flatten(0, 1);
         let off = each(last) - warp(before, &places, Between::Linear).flatten(0, 1); // (n K, 3, H, W)
-        let trust = (colours(&off.square()) / f64::from(Motion::FOLLOW_LEVEL) + 1.0).reciprocal();
+        let trust = trust(&colours(&off.square()), Motion::FOLLOW_LEVEL);
         let [x, y] = [&self.x, &self.y].map(|slope| colours(&(each(slope) * &off)));
         let sums: Tensor = Tensor::cat(&[each(&self.products), x, y], 1) * trust;
         let (side, margin) = (2 * scale, scale / 2);
@@ -173,6 +173,11 @@ impl Slopes {
         let limit = f64::from(Motion::FOLLOW_LIMIT);
         found.clamp(-limit, limit).reshape(&size)
     }
+}
+
+/// How far pixels that are off by such squares are trusted, half where that is the `level`.
+pub(crate) fn trust(square: &Tensor, level: f32) -> Tensor {
+    (square / f64::from(level) + 1.0).reciprocal()
 }
 
 /// The mean over 3 x 3 pixels within the picture.

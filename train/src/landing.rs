@@ -47,21 +47,9 @@ impl Landed {
         let places = from_middle(cells, motion.device()).transpose(0, 1); // (2, cells)
         let landing = &displacements + &places;
 
-        let (finer, sharper) = sizes.landing();
-        let finer = cells.map(|count| count * finer as i64);
+        let finer = cells.map(|count| count * sizes.landing().0 as i64);
         let to = places_within(cells, finer, motion.device());
-        // |a - p|^2 = |a|^2 - 2 a p + |p|^2, as a product: (n, N, K, p, q).
-        let cross = to.transpose(0, 1).matmul(&landing);
-        let squares = |x: &Tensor, axis: i64, keep: bool| {
-            x.square().sum_dim_intlist([axis].as_slice(), keep, Kind::Float)
-        };
-        let distance = squares(&landing, 3, true) - cross * 2.0 + squares(&to, 0, false).unsqueeze(-1);
-        let affinity = values.narrow(3, 2, 1) - distance / f64::from(2.0 * Motion::SPREAD * Motion::SPREAD);
-        let affinity = affinity * f64::from(sharper);
-        let limit = f64::from(Motion::DENSITY_LIMIT);
-        let density = affinity.logsumexp([-1_i64].as_slice(), false) / f64::from(sharper);
-        let density = density.unsqueeze(3).clamp(-limit, limit);
-        let choice = affinity.softmax(-1, Kind::Float);
+        let (choice, density) = chosen(sizes, &landing, &values.narrow(3, 2, 1), &to);
         let carried = |values: &Tensor| values.matmul(&choice.transpose(-2, -1)); // (n, N, K, .., p)
         let features = carried(&flat(&features));
         let pixels = cells.map(|count| count * scale);
@@ -99,6 +87,21 @@ impl Landed {
             turned: Some(together),
         }
     }
+}
+
+/// How much of every cell lands at the places `to` (2, p), (n, N, K, p, q), and how surely anything does, (n, N, K, 1, p), of cells
+/// that are `landing` (n, N, K, 2, q) with such weights, (n, N, K, 1, q).
+fn chosen(sizes: &Motion, landing: &Tensor, weights: &Tensor, to: &Tensor) -> (Tensor, Tensor) {
+    let sharper = f64::from(sizes.landing().1);
+    // |a - p|^2 = |a|^2 - 2 a p + |p|^2, as a product.
+    let cross = to.transpose(0, 1).matmul(landing);
+    let squares =
+        |x: &Tensor, axis: i64, keep: bool| x.square().sum_dim_intlist([axis].as_slice(), keep, Kind::Float);
+    let distance = squares(landing, 3, true) - cross * 2.0 + squares(to, 0, false).unsqueeze(-1);
+    let affinity = (weights - distance / f64::from(2.0 * Motion::SPREAD * Motion::SPREAD)) * sharper;
+    let limit = f64::from(Motion::DENSITY_LIMIT);
+    let density = affinity.logsumexp([-1_i64].as_slice(), false) / sharper;
+    (affinity.softmax(-1, Kind::Float), density.unsqueeze(3).clamp(-limit, limit))
 }
 
 /// Places from the frame's middle, in cells, x then y, of a finer grid of so many rows and columns than that of `cells`: (2, places).

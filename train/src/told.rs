@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 
 use crate::following::{Between, warp};
 use crate::rigid::{Turned, from_middle};
-use crate::ways::{MOVES_PX, Ways, displacement, mirrored};
+use crate::ways::{MOVES_PX, Ways, displacement, mirrored, things};
 
 /// Where the pixels of such pictures are from.
 #[derive(Debug)]
@@ -28,8 +28,9 @@ impl Told {
         for (came, ways) in to_come.iter().zip(ways) {
             let ways: Vec<Way> = ways.iter().map(|&way| if over { turned_over(way) } else { way }).collect();
             let told = last.moved(&ways);
-            let shown = things(&told);
-            let alike = shown.eq_tensor(&things(came));
+            let shown = things(&told, 1);
+            // Things keep their numbers, unless a belt is fed.
+            let alike = shown.eq_tensor(&things(came, 1));
             let stays = ways.first().is_none_or(|ground| *ground == Way::default());
             ground.push(shown.eq(0).logical_and(&alike).logical_and(&Tensor::from(stays)));
             same.push(alike);
@@ -44,8 +45,8 @@ impl Told {
         Self { sources: mirrored(&sources), same: same.flip([-1]), ground: ground.flip([-1]) }
     }
 
-    /// These pictures (1, N, 3, H, W), of the `last` one and, of what that does not show, of those that `came`, both (1, .., 3, H, W);
-    /// where neither shows it, those that are `shown`.
+    /// These pictures (1, N, 3, H, W), of the `last` one and, of what that does not show, of those that `came`, both
+    /// (1, .., 3, H, W); where neither shows it, those that are `shown`.
     pub(crate) fn pictures(&self, last: &Tensor, came: &Tensor, shown: &Tensor) -> Tensor {
         let to = |x: &Tensor| x.to_device(last.device());
         let (sources, same, ground) = (to(&self.sources), to(&self.same), to(&self.ground));
@@ -62,8 +63,8 @@ fn turned_over(Way { turn_rad, shift: [x, y] }: Way) -> Way {
     Way { turn_rad: -turn_rad, shift: [-x, y] }
 }
 
-/// The ways of things from the last of the frames of `truth` to the `clip` moments to come, of cells of `scale` pixels that are `turned`:
-/// first the ground's, then those of things by their numbers, each of its best candidate. What truly rests has none.
+/// The ways of things from the last of the frames of `truth` to the `clip` moments to come, of cells of `scale` pixels that are
+/// `turned`: first the ground's, then those of things by their numbers, each of its best candidate. What truly rests has none.
 pub(crate) fn ways_told(truth: &Ways, turned: &Turned, clip: i64, scale: f64) -> Vec<Vec<Way>> {
     let displacements = turned.displacements.narrow(1, 0, clip); // (1, N, K, 2, h, w)
     let cells = [4, 5].map(|axis| displacements.size()[axis]);
@@ -102,13 +103,6 @@ pub(crate) fn ways_told(truth: &Ways, turned: &Turned, clip: i64, scale: f64) ->
     };
     let at = |moment: i64| best.iter().zip(0..).map(|(&best, thing)| way(moment, thing, best)).collect();
     (0..clip).map(at).collect()
-}
-
-/// What every pixel belongs to, (H, W).
-fn things(trace: &Trace) -> Tensor {
-    let things = trace.things(1);
-    let numbers: Vec<i64> = things.iter().map(|&thing| thing as i64).collect();
-    Tensor::from_slice(&numbers).reshape([things.nrows() as i64, things.ncols() as i64])
 }
 
 #[cfg(test)]

@@ -38,11 +38,7 @@ impl Ways {
             };
             Tensor::stack(&moments.iter().map(at).collect::<Vec<_>>(), 0)
         };
-        let things = |frame: usize| {
-            let things = traces[frame].things(POINT_STRIDE);
-            let numbers: Vec<i64> = things.iter().map(|&thing| thing as i64).collect();
-            Tensor::from_slice(&numbers).reshape([things.nrows() as i64, things.ncols() as i64])
-        };
+        let things = |frame: usize| things(traces[frame], POINT_STRIDE);
         Self {
             displacements: Tensor::stack(&frames.clone().map(of_frame).collect::<Vec<_>>(), 0).unsqueeze(0),
             things: Tensor::stack(&frames.map(things).collect::<Vec<_>>(), 0).unsqueeze(0),
@@ -230,6 +226,13 @@ fn missed_error(missed: &Tensor, truth: &Tensor, first: &Tensor, to_come: &Tenso
 /// log(1 + d) of squared distances d^2 in pixels. The root has no slope at zero without the addition.
 fn log_distance(square: &Tensor) -> Tensor {
     (square + 0.01).sqrt().log1p()
+}
+
+/// What every `stride`-th pixel belongs to, (rows, columns).
+pub(crate) fn things(trace: &Trace, stride: usize) -> Tensor {
+    let things = trace.things(stride);
+    let numbers: Vec<i64> = things.iter().map(|&thing| thing as i64).collect();
+    Tensor::from_slice(&numbers).reshape([things.nrows() as i64, things.ncols() as i64])
 }
 
 pub(crate) fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {

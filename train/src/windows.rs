@@ -185,8 +185,8 @@ impl<'a> Window<'a> {
         sources.into_iter().chain(motion).fold(none, |sum, error| sum + error)
     }
 
-    /// The pictures that there would be, with those that came and are `shown`, if things went where the model says, (1, N, 3, H, W), where
-    /// it is known where they are and things go as one.
+    /// The pictures (1, N, 3, H, W) that there would be if things went where the model says, where that is as one and it is
+    /// known where they are.
     pub(crate) fn told(&self, model: &AtWork<'_>, start: &Start, pictures: &Pictures) -> Option<Tensor> {
         let sizes = model.transformer.motion().filter(|sizes| sizes.whole && !self.onward)?;
         let (traces, turned) = (self.traces.as_ref()?, pictures.turned.as_ref()?);

@@ -2,7 +2,7 @@
 
 use nextclip_core::{Geometry, Motion};
 
-use super::following::Recent;
+use super::following::{Recent, trust};
 use super::{LANDING, MotionLayers, convolved};
 use crate::model::vae_graphs::from_bytes;
 use crate::onnx::{GraphBuilder, Value};
@@ -64,8 +64,8 @@ impl MotionLayers {
         g.add(&decoded, &change)
     }
 
-    /// The last frames' pixels at `places` (B * N, K * H, W, 2) of each candidate of each picture, (B * N, 3 * K, H, W), and, where
-    /// there are earlier ones, what those have there, (B * N, K * 3 * E, H, W).
+    /// The last frames' pixels at `places` (B * N, K * H, W, 2) of each candidate of each picture, (B * N, 3 * K, H, W), and,
+    /// where there are earlier ones, what those have there, (B * N, K * 3 * E, H, W).
     fn moved(
         &self,
         g: &mut GraphBuilder,
@@ -106,11 +106,7 @@ impl MotionLayers {
             let square = g.reshape(&square, &[pictures * candidates, 3, rows, columns]);
             let square = g.mean_along(&square, 1);
             let square = g.box_mean(&square, 1);
-            let level = g.scalar(1.0 / Motion::WITNESS_LEVEL);
-            let square = g.mul(&square, &level);
-            let one = g.scalar(1.0);
-            let square = g.add(&square, &one);
-            let sure = g.map("Reciprocal", &square);
+            let sure = trust(g, &square, Motion::WITNESS_LEVEL);
             let sure = g.reshape(&sure, &[batch, each, rows, columns]);
             let known = g.slice(known, 1, index..index + 1);
             let known = g.reshape(&known, &[batch, 1, 1, 1]);

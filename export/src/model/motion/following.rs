@@ -28,8 +28,8 @@ struct Slopes {
 }
 
 impl MotionLayers {
-    /// `motion` (B, M, m, h, w) of the last picture's cells, corrected by where they were, at the N moments to come and those past
-    /// that are still of use.
+    /// `motion` (B, M, m, h, w) of the last picture's cells, corrected by where they were, at the N moments to come and those
+    /// past that are still of use.
     pub(super) fn follow(
         &self,
         g: &mut GraphBuilder,
@@ -122,11 +122,7 @@ impl Slopes {
 
         let square = g.mul(&off, &off);
         let square = g.mean_along(&square, 2);
-        let level = g.scalar(1.0 / Motion::FOLLOW_LEVEL);
-        let square = g.mul(&square, &level);
-        let one = g.scalar(1.0);
-        let square = g.add(&square, &one);
-        let trust = g.map("Reciprocal", &square); // (B, K, 1, H, W)
+        let trust = trust(g, &square, Motion::FOLLOW_LEVEL); // (B, K, 1, H, W)
 
         let [x, y] = [&self.x, &self.y].map(|slope| {
             let product = g.mul(slope, &off);
@@ -176,4 +172,13 @@ impl Slopes {
             g.transpose(&moved, &[0, 2, 1, 3, 4])
         })
     }
+}
+
+/// How far pixels that are off by such squares are trusted, half where that is the `level`.
+pub(super) fn trust(g: &mut GraphBuilder, square: &Value, level: f32) -> Value {
+    let level = g.scalar(1.0 / level);
+    let square = g.mul(square, &level);
+    let one = g.scalar(1.0);
+    let square = g.add(&square, &one);
+    g.map("Reciprocal", &square)
 }

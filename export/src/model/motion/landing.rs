@@ -30,8 +30,8 @@ struct Chosen {
 }
 
 impl MotionLayers {
-    /// What the cells bring along that go where `motion` (B, N and more, m, h, w) says or, together with what they belong to, where they are
-    /// `turned`.
+    /// What the cells bring along that go where `motion` (B, N and more, m, h, w) says or, together with what they belong to,
+    /// where they are `turned`.
     pub(super) fn landed(
         &self,
         g: &mut GraphBuilder,

@@ -13,8 +13,8 @@ pub(super) struct Turned {
     pub(super) turns: Value,
     /// (B * N * K, F, h * w), where that is one of all that belong together.
     pub(super) features: Option<Value>,
-    /// How a place of the last frame is where its thing was, of each moment past one after another: what is added to it and, turned
-    /// back by which, the place itself, (B * N * K, 4, h * w).
+    /// How a place of the last frame is where its thing was, of each moment past one after another: what is added to it and,
+    /// turned back by which, the place itself, (B * N * K, 4, h * w).
     pub(super) past: Vec<Value>,
 }
 
@@ -26,8 +26,8 @@ struct Pairs<'a> {
 }
 
 impl MotionLayers {
-    /// Where the cells go that are `followed` (B, N and more, m, h, w), together with all that belong to the same thing, as `motion` (B, M, m,
-    /// h, w) says.
+    /// Where the cells go that are `followed` (B, N and more, m, h, w), together with all that belong to the same thing, as
+    /// `motion` (B, M, m, h, w) says.
     pub(super) fn together(
         &self,
         g: &mut GraphBuilder,
