@@ -6,10 +6,12 @@
 //! came (Gneiting and Raftery 2007). And its pictures pass a critic, which compares them with those that came (with the
 //! pairing loss of Jolicoeur-Martineau 2018); how much edge they have where things move is held to what it should be, without
 //! texture where there is none, and they must be near what came cell by cell, so that nothing is there twice. All that is for what
-//! is moved and how it is blended; what the decoder paints is only to be near what came. Where things go, and as one, pictures do
-//! not teach at all where generated scenes say it; there, what is shown is to be near the pictures that there would be if
-//! things went where the model says: whole, wherever they are. It meets in training what it meets at work: points of its own
-//! trajectories.
+//! is moved and how it is blended; what the decoder paints is only to be near what came. It meets in training what it meets at
+//! work: points of its own trajectories.
+//!
+//! Where generated scenes say where things go, and as one, pictures do not teach that at all. There, the pictures that the
+//! student's are held to are not those that came, but those that there would be if things went where the model says: whole,
+//! wherever they are.
 
 use std::path::PathBuf;
 
@@ -74,7 +76,10 @@ const TEXTURE_FLOOR: f64 = 20.0;
 /// Weight of the motion's distance from the true one.
 const MOTION_WEIGHT: f64 = 1.0;
 /// Weight of nearness to what there would be if things went where the model says.
-const WHOLE_WEIGHT: f64 = 2.0;
+const WHOLE_WEIGHT: f64 = 1.0;
+/// Added there to a frame's mean squared error on the scale of [-1, 1] before its logarithm: 46 dB. Where things go as the model
+/// says nothing is open, and what they leave behind, a shadow say, is faint.
+const WHOLE_FLOOR: f64 = 1e-4;
 /// Weight of nearness where nothing moves: there is but one future, and it is known.
 const STILL_WEIGHT: f64 = 1.0;
 /// Weight of nearness of the decoder's picture, which learns from nothing else of what is shown.
@@ -136,16 +141,16 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     let (real, rebuilt) = start.rebuilt(&student, &mut window.rng);
 
     let last = start.last();
-    let area = moving(&came, &last);
-    let frozen = params.frozen();
-    let lost = Critic::new(&frozen).lost(&last, &came, &pictures.shown);
-    let disturbance = window.noise(&came, Noise::Critic);
-    let judged = Critic::new(params).loss(&last, &came, &pictures.shown.detach(), &disturbance);
     let told = window.told(&student, &start, &pictures);
     let aim = told.as_ref().unwrap_or(&came);
+    let area = moving(aim, &last);
+    let frozen = params.frozen();
+    let lost = Critic::new(&frozen).lost(&last, aim, &pictures.shown);
+    let disturbance = window.noise(&came, Noise::Critic);
+    let judged = Critic::new(params).loss(&last, aim, &pictures.shown.detach(), &disturbance);
     let off = (&pictures.shown - aim).squeeze_dim(0);
     let whole = match told {
-        Some(_) => log_mse(&off, PIXEL_FLOOR),
+        Some(_) => log_mse(&off, WHOLE_FLOOR),
         None => Tensor::zeros([], (Kind::Float, plan.device)),
     };
     let still = area.squeeze_dim(0).unsqueeze(1).neg() + 1.0;
@@ -153,8 +158,8 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
         ("lost", lost * CRITIC_WEIGHT),
         ("judged", judged),
         ("energy", energy_score(&draws.x1, &x1) * ENERGY_WEIGHT),
-        ("edges", edges_loss(&pictures.shown, &came, &area) * EDGES_WEIGHT),
-        ("texture", texture_loss(&pictures.shown, &came, model.geometry.vae_scale) * TEXTURE_WEIGHT),
+        ("edges", edges_loss(&pictures.shown, aim, &area) * EDGES_WEIGHT),
+        ("texture", texture_loss(&pictures.shown, aim, model.geometry.vae_scale) * TEXTURE_WEIGHT),
         ("motion", window.motion_loss(&student, &shown, &pictures) * MOTION_WEIGHT),
         ("whole", whole * WHOLE_WEIGHT),
         ("near", log_mse(&by_cells(&off, model.geometry.vae_scale), PIXEL_FLOOR) * plan.nearness),

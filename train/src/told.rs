@@ -2,12 +2,13 @@
 //! things that are whole, wherever they go. What came is no such picture: where a thing goes astray, it would have of it
 //! only what is where it should be.
 
+use ndarray::Array2;
 use nextclip_scenes::{Trace, Way};
 use tch::{Kind, Tensor};
 
 use crate::following::{Between, warp};
 use crate::rigid::{Turned, from_middle};
-use crate::ways::{MOVES_PX, Ways, displacement, mirrored, things};
+use crate::ways::{MOVES_PX, Ways, displacement, mirrored};
 
 /// Where the pixels of such pictures are from.
 #[derive(Debug)]
@@ -28,9 +29,8 @@ impl Told {
         for (came, ways) in to_come.iter().zip(ways) {
             let ways: Vec<Way> = ways.iter().map(|&way| if over { turned_over(way) } else { way }).collect();
             let told = last.moved(&ways);
-            let shown = things(&told, 1);
-            // Things keep their numbers, unless a belt is fed.
-            let alike = shown.eq_tensor(&things(came, 1));
+            let shown = numbers(told.things(1).mapv(Some));
+            let alike = shown.eq_tensor(&numbers(came.things_as_of(last, 1)));
             let stays = ways.first().is_none_or(|ground| *ground == Way::default());
             ground.push(shown.eq(0).logical_and(&alike).logical_and(&Tensor::from(stays)));
             same.push(alike);
@@ -56,6 +56,13 @@ impl Told {
         // The ground that came has the shadows that the last one had elsewhere.
         came.where_self(&ground, &moved.clamp(-1.0, 1.0).where_self(&known, &hidden))
     }
+}
+
+/// Numbers of things (H, W); -1 where there is none.
+fn numbers(things: Array2<Option<usize>>) -> Tensor {
+    let shape = [things.nrows() as i64, things.ncols() as i64];
+    let numbers: Vec<i64> = things.iter().map(|thing| thing.map_or(-1, |thing| thing as i64)).collect();
+    Tensor::from_slice(&numbers).reshape(shape)
 }
 
 /// A way in pictures left for right.

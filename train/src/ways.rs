@@ -229,7 +229,7 @@ fn log_distance(square: &Tensor) -> Tensor {
 }
 
 /// What every `stride`-th pixel belongs to, (rows, columns).
-pub(crate) fn things(trace: &Trace, stride: usize) -> Tensor {
+fn things(trace: &Trace, stride: usize) -> Tensor {
     let things = trace.things(stride);
     let numbers: Vec<i64> = things.iter().map(|&thing| thing as i64).collect();
     Tensor::from_slice(&numbers).reshape([things.nrows() as i64, things.ncols() as i64])

@@ -238,6 +238,39 @@ fn things_move_as_a_whole() {
     }
 }
 
+/// Things keep their numbers when others come and go.
+#[test]
+fn things_are_numbered_as_before() {
+    let (mut known, mut kept, mut shifted) = (0, 0, 0);
+    for seed in 0..8 {
+        let mut scene = Scene::of_kind(Kind::Conveyor, Split::Train, seed, 96, 80);
+        for _ in 0..10 {
+            let before = scene.trace();
+            scene.advance(5.0 * INTERVAL_S);
+            let now = scene.trace();
+            let (back, numbers) = (now.displacements_to(&before, 2), now.things_as_of(&before, 2));
+            let (plain, at_first) = (now.things(2), before.things(1));
+            for ((row, column), moved) in ndarray::indices(plain.dim()).into_iter().zip(back.rows()) {
+                if moved[0].is_nan() || plain[[row, column]] == 0 {
+                    continue;
+                }
+                let at = |index: usize, by: f32| (2.0 * index as f32 + 0.5 + by).round_ties_even() as usize;
+                let (y, x) = (at(row, moved[1]).clamp(1, 78), at(column, moved[0]).clamp(1, 94));
+                let thing = at_first[[y, x]];
+                // Away from edges, where a pixel has more than one thing.
+                if at_first.slice(ndarray::s![y - 1..=y + 1, x - 1..=x + 1]).iter().any(|&other| other != thing) {
+                    continue;
+                }
+                known += 1;
+                kept += usize::from(numbers[[row, column]] == Some(thing));
+                shifted += usize::from(plain[[row, column]] != thing);
+            }
+        }
+    }
+    assert!(known > 5000 && kept == known, "{kept} of {known} pixels");
+    assert!(shifted > 500, "{shifted} pixels of things that had other numbers");
+}
+
 /// What is moved by a trace is as far from where it was as it was told to go.
 #[test]
 fn things_go_the_way_they_are_told() {

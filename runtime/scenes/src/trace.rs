@@ -116,6 +116,17 @@ impl Trace {
         Array2::from_shape_fn(shape, |place| self.top(self.point(place, stride)).map_or(0, |index| index + 1))
     }
 
+    /// The same by the numbers that things have at the `other` moment; `None` for what is new since.
+    pub fn things_as_of(&self, other: &Trace, stride: usize) -> Array2<Option<usize>> {
+        let known = |(index, stroke): (usize, &Stroke)| {
+            let kept = || other.strokes.get(index).filter(|other| stroke.same_thing(other)).map(|_| index);
+            self.partner(stroke, other).or_else(kept).map(|index| index + 1)
+        };
+        let of: Vec<Option<usize>> =
+            std::iter::once(Some(0)).chain(self.strokes.iter().enumerate().map(known)).collect();
+        self.things(stride).mapv(|thing| of[thing])
+    }
+
     /// The middle of the `stride` x `stride` pixels at a place, row and column.
     fn point(&self, (row, column): (usize, usize), stride: usize) -> Vec2 {
         let at = |index: usize| (index * stride) as f64 + stride as f64 / 2.0;
