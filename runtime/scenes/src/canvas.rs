@@ -68,10 +68,19 @@ impl Canvas {
         Canvas { width, height, scale: self.scale, rgb, strokes: None }
     }
 
+    /// Paints what is fixed to what was painted last: both are one thing.
+    pub(crate) fn paint_fixed(&mut self, form: &Form, at: Vec2, angle_rad: f64, look: &Look) {
+        self.paint(form, at, angle_rad, look);
+        if let Some([.., before, last]) = self.strokes.as_deref_mut() {
+            last.fix_to(before);
+        }
+    }
+
     /// Paints a form at a position and angle in radians.
     pub(crate) fn paint(&mut self, form: &Form, at: Vec2, angle_rad: f64, look: &Look) {
         if let Some(strokes) = &mut self.strokes {
-            strokes.push(Stroke::new(form, look, at, angle_rad));
+            let thing = strokes.last().map_or(0, |last| last.thing()) + 1;
+            strokes.push(Stroke::new(form, look, at, angle_rad, thing));
             return;
         }
         if look.shadow > 0.0 {

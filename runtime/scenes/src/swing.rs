@@ -70,7 +70,7 @@ impl Pendulum {
         let mut metal = Look::plain(mix(self.look.colour, [70.0, 72.0, 78.0], 0.8));
         metal.shadow = 0.16;
         canvas.paint(&rod, (self.pivot + bob) * 0.5, -self.angle_rad, &metal);
+        canvas.paint_fixed(&self.bob, bob, -self.angle_rad, &self.look);
         canvas.paint(&Form::disc(0.026), self.pivot, 0.0, &metal);
-        canvas.paint(&self.bob, bob, -self.angle_rad, &self.look);
     }
 }

@@ -238,6 +238,25 @@ fn things_move_as_a_whole() {
     }
 }
 
+/// A bob and its rod are one thing.
+#[test]
+fn what_is_fixed_to_each_other_is_one_thing() {
+    for seed in 0..4 {
+        let now = Scene::of_kind(Kind::Pendulum, Split::Train, seed, 96, 80).trace();
+        let shift = [7.0, 0.0];
+        let moved = now.moved(&[Way::default(), Way { turn_rad: 0.0, shift }]);
+        let (back, things) = (moved.displacements_to(&now, 1), moved.things(1));
+        let of_it: Vec<_> = things.indexed_iter().filter(|(_, thing)| **thing == 1).collect();
+        let rows = of_it.iter().map(|((row, _), _)| *row);
+        // Half of the frame is higher than any bob.
+        assert!(rows.clone().max().unwrap() - rows.min().unwrap() > 40, "{} pixels", of_it.len());
+        for ((row, column), _) in of_it {
+            let x = back[[row, column, 0]];
+            assert!(x.is_nan() || (x + 7.0).abs() < 0.01, "{x} pixels");
+        }
+    }
+}
+
 /// Things keep their numbers when others come and go.
 #[test]
 fn things_are_numbered_as_before() {
@@ -258,7 +277,8 @@ fn things_are_numbered_as_before() {
                 let (y, x) = (at(row, moved[1]).clamp(1, 78), at(column, moved[0]).clamp(1, 94));
                 let thing = at_first[[y, x]];
                 // Away from edges, where a pixel has more than one thing.
-                if at_first.slice(ndarray::s![y - 1..=y + 1, x - 1..=x + 1]).iter().any(|&other| other != thing) {
+                let around = at_first.slice(ndarray::s![y - 1..=y + 1, x - 1..=x + 1]);
+                if around.iter().any(|&other| other != thing) {
                     continue;
                 }
                 known += 1;

@@ -12,11 +12,22 @@ pub(crate) struct Stroke {
     look: Look,
     at: Vec2,
     angle_rad: f64,
+    /// The number of the thing that it is, or is a part of.
+    thing: usize,
 }
 
 impl Stroke {
-    pub(crate) fn new(form: &Form, look: &Look, at: Vec2, angle_rad: f64) -> Self {
-        Self { form: form.clone(), look: *look, at, angle_rad }
+    pub(crate) fn new(form: &Form, look: &Look, at: Vec2, angle_rad: f64, thing: usize) -> Self {
+        Self { form: form.clone(), look: *look, at, angle_rad, thing }
+    }
+
+    pub(crate) fn thing(&self) -> usize {
+        self.thing
+    }
+
+    /// Both are one thing.
+    pub(crate) fn fix_to(&mut self, other: &Stroke) {
+        self.thing = other.thing;
     }
 
     /// A point of the picture in the form's own coordinates.
@@ -29,13 +40,13 @@ impl Stroke {
         self.form.distance(local.x as f32, local.y as f32) <= 0.0
     }
 
-    /// Whether both paint the same thing: colours are drawn at random, so that only parts of one machine share theirs.
-    fn same_thing(&self, other: &Stroke) -> bool {
+    /// Whether both are the same form: colours are drawn at random, so that only parts of one machine share theirs.
+    fn same_form(&self, other: &Stroke) -> bool {
         self.look.colour == other.look.colour && self.form.reach() == other.form.reach()
     }
 
     fn unmoved(&self, other: &Stroke) -> bool {
-        self.same_thing(other) && self.at == other.at && self.angle_rad == other.angle_rad
+        self.same_form(other) && self.at == other.at && self.angle_rad == other.angle_rad
     }
 }
 
@@ -67,11 +78,11 @@ impl Trace {
         let middle = vec2(self.width as f64, self.height as f64) * (0.5 * pixel);
         let shift = |way: &Way| vec2(way.shift[0], way.shift[1]) * pixel;
         let mut moved = self.clone();
-        let mut ways = ways.iter();
-        if let Some(ground) = ways.next() {
+        if let Some(ground) = ways.first() {
             moved.corner = self.corner - shift(ground);
         }
-        for (stroke, way) in moved.strokes.iter_mut().zip(ways) {
+        for stroke in &mut moved.strokes {
+            let Some(way) = ways.get(stroke.thing) else { continue };
             stroke.at = (stroke.at - middle).turned(unit(way.turn_rad)) + middle + shift(way);
             stroke.angle_rad += way.turn_rad;
         }
@@ -110,21 +121,25 @@ impl Trace {
     }
 
     /// What every `stride`-th pixel of this moment along both axes belongs to, (height / stride, width / stride): things are
-    /// numbered from 1 on, from the back to the front; 0 is the ground.
+    /// numbered from 1 on, from the back to the front; 0 is the ground. What is fixed to each other is one thing.
     pub fn things(&self, stride: usize) -> Array2<usize> {
         let shape = (self.height / stride, self.width / stride);
-        Array2::from_shape_fn(shape, |place| self.top(self.point(place, stride)).map_or(0, |index| index + 1))
+        let thing = |index: usize| self.strokes[index].thing;
+        Array2::from_shape_fn(shape, |place| self.top(self.point(place, stride)).map_or(0, thing))
     }
 
     /// The same by the numbers that things have at the `other` moment; `None` for what is new since.
     pub fn things_as_of(&self, other: &Trace, stride: usize) -> Array2<Option<usize>> {
-        let known = |(index, stroke): (usize, &Stroke)| {
-            let kept = || other.strokes.get(index).filter(|other| stroke.same_thing(other)).map(|_| index);
-            self.partner(stroke, other).or_else(kept).map(|index| index + 1)
+        let number = |(index, stroke): (usize, &Stroke)| {
+            let kept = || other.strokes.get(index).filter(|other| stroke.same_form(other));
+            let partner = self.partner(stroke, other).map(|index| &other.strokes[index]);
+            partner.or_else(kept).map(Stroke::thing)
         };
-        let of: Vec<Option<usize>> =
-            std::iter::once(Some(0)).chain(self.strokes.iter().enumerate().map(known)).collect();
-        self.things(stride).mapv(|thing| of[thing])
+        let numbers: Vec<Option<usize>> = self.strokes.iter().enumerate().map(number).collect();
+        let shape = (self.height / stride, self.width / stride);
+        Array2::from_shape_fn(shape, |place| {
+            self.top(self.point(place, stride)).map_or(Some(0), |index| numbers[index])
+        })
     }
 
     /// The middle of the `stride` x `stride` pixels at a place, row and column.
@@ -140,9 +155,9 @@ impl Trace {
 
     /// The same thing at another moment, where it is known to be the same.
     fn partner(&self, stroke: &Stroke, other: &Trace) -> Option<usize> {
-        let alike = |strokes: &[Stroke]| strokes.iter().filter(|other| stroke.same_thing(other)).count();
+        let alike = |strokes: &[Stroke]| strokes.iter().filter(|other| stroke.same_form(other)).count();
         if (alike(&self.strokes), alike(&other.strokes)) == (1, 1) {
-            return other.strokes.iter().position(|other| stroke.same_thing(other));
+            return other.strokes.iter().position(|other| stroke.same_form(other));
         }
         other.strokes.iter().position(|other| stroke.unmoved(other))
     }
