@@ -9,8 +9,9 @@
 //! ```
 
 use crate::Picture;
+use crate::axis::Axis;
 use crate::draw::{Canvas, Colour, GREY, INK, PAPER, RULE, Side, font, text_width};
-use crate::plot::{Axis, PALETTE};
+use crate::plot::PALETTE;
 
 /// Pixels from one bar to the next.
 const ROW: usize = 19;

@@ -17,6 +17,7 @@
 //! # Ok::<(), nextclip_media::Error>(())
 //! ```
 
+mod axis;
 pub mod bars;
 mod chain;
 mod colour;

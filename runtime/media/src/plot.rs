@@ -10,6 +10,7 @@
 //! ```
 
 use crate::Picture;
+use crate::axis::Axis;
 use crate::draw::{Canvas, Colour, GREY, INK, RULE, Side, font, text_width};
 
 /// Colours of lines, in order; told apart also by eyes that do not see red and green.
@@ -18,6 +19,11 @@ pub(crate) const PALETTE: [Colour; 6] =
 
 /// Pixels of a dash and of the gap after it, of lines whose colour another line has already.
 const DASH: f64 = 6.0;
+
+/// Pixels between two rows of the legend.
+const LEGEND_ROW: usize = 18;
+/// Pixels that a name of the legend takes beside its letters, for what its line looks like.
+const LEGEND_PEN: usize = 44;
 
 /// Lines of up to this many points show each of them as a dot.
 const FEW: usize = 40;
@@ -95,13 +101,14 @@ impl Plot {
         let x = Axis::over(points().map(|point| point.0), self.log_x, width / 90);
         let y = Axis::over(points().map(|point| point.1), self.log_y, height / 48);
 
+        let named = self.lines.iter().filter(|line| !line.name.is_empty());
+        let room = width.saturating_sub(64 + text_width(&self.y_label, &font::TEXT));
+        let rows = rows(named.map(|line| text_width(&line.name, &font::TEXT) + LEGEND_PEN), room);
         let widest = y.ticks.iter().map(|tick| text_width(&tick.label, &font::TEXT)).max().unwrap_or(0);
-        let frame = Frame {
-            left: 18 + widest,
-            right: width - 24,
-            top: if self.title.is_empty() { 40 } else { 68 },
-            bottom: height - 52,
-        };
+        let bottom = height - 52;
+        let top = if self.title.is_empty() { 40 } else { 68 } + rows.len().saturating_sub(1) * LEGEND_ROW;
+        // Of a small picture the legend takes what it must, the curves keep a few pixels.
+        let frame = Frame { left: 18 + widest, right: width - 24, top: top.min(bottom - 8), bottom };
         self.grid(&mut canvas, &frame, &x, &y);
         let mut strong = 0;
         let mut legend = Vec::new();
@@ -114,7 +121,7 @@ impl Plot {
                 legend.push((line.name.as_str(), pen));
             }
         }
-        self.words(&mut canvas, &frame, &legend);
+        self.words(&mut canvas, &frame, &legend, &rows);
         canvas.into_picture()
     }
 
@@ -132,7 +139,7 @@ impl Plot {
         canvas.fill((frame.left, frame.bottom), (frame.right - frame.left, 1), GREY);
     }
 
-    fn words(&self, canvas: &mut Canvas, frame: &Frame, legend: &[(&str, Pen)]) {
+    fn words(&self, canvas: &mut Canvas, frame: &Frame, legend: &[(&str, Pen)], rows: &[usize]) {
         if !self.title.is_empty() {
             canvas.text((16, 12), &self.title, &font::TITLE, INK, Side::Right);
         }
@@ -140,20 +147,46 @@ impl Plot {
         let middle = usize::midpoint(frame.left, frame.right);
         canvas.text((middle, frame.bottom + 30), &self.x_label, &font::TEXT, GREY, Side::Middle);
         // The legend stands above the plot, at its right end, where no curve runs.
-        let mut right = frame.right;
-        for (name, pen) in legend.iter().rev() {
-            canvas.text((right, frame.top - 24), name, &font::TEXT, INK, Side::Left);
-            right = right.saturating_sub(text_width(name, &font::TEXT) + 8);
-            let (left, row) = (right.saturating_sub(18), frame.top - 19);
-            if pen.dashed {
-                for dash in [0, 12] {
-                    canvas.fill((left + dash, row), (DASH as usize, 3), pen.colour);
-                }
-            } else {
-                canvas.fill((left, row), (18, 3), pen.colour);
-            }
-            right = right.saturating_sub(36);
+        let mut rest = legend;
+        for (row, &names) in rows.iter().enumerate() {
+            let (these, after) = rest.split_at(names);
+            rest = after;
+            let below = rows.len() - 1 - row;
+            legend_row(canvas, frame.right, (frame.top - 24).saturating_sub(below * LEGEND_ROW), these);
         }
+    }
+}
+
+/// How many of names of such widths stand in each row, where a row has so much room.
+fn rows(widths: impl Iterator<Item = usize>, room: usize) -> Vec<usize> {
+    let (mut rows, mut used) = (Vec::new(), 0);
+    for width in widths {
+        match rows.last_mut() {
+            Some(names) if used + width <= room => *names += 1,
+            _ => {
+                rows.push(1);
+                used = 0;
+            }
+        }
+        used += width;
+    }
+    rows
+}
+
+/// Names that end at `right`, each after what its line looks like.
+fn legend_row(canvas: &mut Canvas, mut right: usize, top: usize, names: &[(&str, Pen)]) {
+    for (name, pen) in names.iter().rev() {
+        canvas.text((right, top), name, &font::TEXT, INK, Side::Left);
+        right = right.saturating_sub(text_width(name, &font::TEXT) + 8);
+        let (left, row) = (right.saturating_sub(18), top + 5);
+        if pen.dashed {
+            for dash in [0, 12] {
+                canvas.fill((left + dash, row), (DASH as usize, 3), pen.colour);
+            }
+        } else {
+            canvas.fill((left, row), (18, 3), pen.colour);
+        }
+        right = right.saturating_sub(36);
     }
 }
 
@@ -233,124 +266,9 @@ impl Frame {
     }
 }
 
-pub(crate) struct Tick {
-    pub(crate) value: f64,
-    pub(crate) label: String,
-}
-
-/// From values to shares of an axis' length.
-pub(crate) struct Axis {
-    low: f64,
-    high: f64,
-    log: bool,
-    pub(crate) ticks: Vec<Tick>,
-}
-
-impl Axis {
-    pub(crate) fn over(values: impl Iterator<Item = f64>, log: bool, most_ticks: usize) -> Self {
-        let scaled = values.filter_map(|value| scale(value, log));
-        let (mut low, mut high) = scaled
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
-        if low > high {
-            (low, high) = (0.0, 1.0);
-        }
-        if high - low < 1e-9 * high.abs().max(1e-9) {
-            let half = if low == 0.0 || log { 0.5 } else { low.abs() / 2.0 };
-            (low, high) = (low - half, high + half);
-        }
-        let most = most_ticks.max(2);
-        let mut axis = Self { low, high, log, ticks: Vec::new() };
-        axis.ticks = if log { axis.log_ticks(most) } else { axis.even_ticks(most) };
-        axis
-    }
-
-    /// 0 at the low end, 1 at the high one; `None` for what the axis can't show.
-    pub(crate) fn place(&self, value: f64) -> Option<f64> {
-        scale(value, self.log).map(|value| (value - self.low) / (self.high - self.low))
-    }
-
-    /// Ticks at 1, 2 or 5 times a power of ten; the axis grows to its outer ones.
-    fn even_ticks(&mut self, most: usize) -> Vec<Tick> {
-        let rough = (self.high - self.low) / most as f64;
-        let power = 10_f64.powf(rough.log10().floor());
-        let step =
-            [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= rough).unwrap_or(rough);
-        let (first, last) = ((self.low / step + 1e-9).floor(), (self.high / step - 1e-9).ceil());
-        (self.low, self.high) = (first * step, last * step);
-        let decimals = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
-        let count = (last - first).min(100.0) as usize;
-        let ticks = (0..=count).map(|n| (first + n as f64) * step);
-        ticks.map(|value| Tick { value, label: number(value, decimals) }).collect()
-    }
-
-    /// Ticks at powers of ten, and at twice and five times them where there is room.
-    fn log_ticks(&self, most: usize) -> Vec<Tick> {
-        let powers = (self.low.floor().max(-300.0) as i32)..=(self.high.ceil().min(300.0) as i32);
-        for (multiples, every) in
-            [(&[1.0, 2.0, 5.0][..], 1), (&[1.0], 1), (&[1.0], 2), (&[1.0], 5), (&[1.0], 20)]
-        {
-            let chosen = powers.clone().filter(|power| power % every == 0);
-            let values = chosen.flat_map(|power| multiples.iter().map(move |m| m * 10_f64.powi(power)));
-            let within = |value: &f64| (self.low - 1e-9..=self.high + 1e-9).contains(&value.log10());
-            let values: Vec<f64> = values.filter(within).collect();
-            if (2..=most).contains(&values.len()) {
-                return values.into_iter().map(|value| Tick { value, label: short(value) }).collect();
-            }
-        }
-        // Less than a tick's distance, or far too many: the ends speak for themselves.
-        [self.low, self.high]
-            .map(|end| 10_f64.powf(end))
-            .map(|value| Tick { value, label: short(value) })
-            .into()
-    }
-}
-
-fn scale(value: f64, log: bool) -> Option<f64> {
-    match log {
-        _ if !value.is_finite() => None,
-        true => (value > 0.0).then(|| value.log10()),
-        false => Some(value),
-    }
-}
-
-fn number(value: f64, decimals: usize) -> String {
-    if value.abs() >= 1e6 || (value != 0.0 && decimals >= 6) {
-        return short(value);
-    }
-    let value = if value == 0.0 { 0.0 } else { value };
-    format!("{value:.decimals$}")
-}
-
-/// Up to three digits.
-fn short(value: f64) -> String {
-    let size = value.abs();
-    if size != 0.0 && !(1e-3..1e5).contains(&size) {
-        return format!("{value:.1e}").replace(".0e", "e");
-    }
-    let decimals = (2.0 - size.max(1e-9).log10().floor()).clamp(0.0, 6.0) as usize;
-    let text = format!("{value:.decimals$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn labels(axis: &Axis) -> Vec<&str> {
-        axis.ticks.iter().map(|tick| tick.label.as_str()).collect()
-    }
-
-    #[test]
-    fn ticks_are_round_numbers() {
-        let axis = Axis::over([0.03, 0.97].into_iter(), false, 6);
-        assert_eq!(labels(&axis), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
-        assert_eq!((axis.place(0.0), axis.place(1.0)), (Some(0.0), Some(1.0)));
-        let axis = Axis::over([0.02, 3.0].into_iter(), true, 8);
-        assert_eq!(labels(&axis), ["0.02", "0.05", "0.1", "0.2", "0.5", "1", "2"]);
-        let axis = Axis::over([1.0, 12_000.0].into_iter(), true, 6);
-        assert_eq!(labels(&axis), ["1", "10", "100", "1000", "10000"]);
-        assert_eq!(axis.place(0.0), None);
-    }
 
     #[test]
     fn odd_data_draws_something() {
@@ -366,6 +284,20 @@ mod tests {
                 assert_eq!(plot.with(Line::new("a", points.clone())).draw(1, 1).dim(), (120, 160, 3));
             }
         }
+    }
+
+    #[test]
+    fn a_long_legend_has_several_rows() {
+        assert_eq!(rows([40, 40, 40, 90, 10].into_iter(), 90), [2, 1, 1, 1]);
+        assert_eq!(rows(std::iter::empty(), 90), [0; 0]);
+        let many =
+            (0..20).fold(Plot::new("t", "x", "y"), |plot, _| plot.with(Line::new("name", vec![(0.0, 1.0)])));
+        assert_eq!(many.draw(1, 1).dim(), (120, 160, 3));
+        // A second row pushes the plot down; the first begins where a short legend's does.
+        let inked =
+            |picture: &Picture, row: usize| (0..320).any(|x| picture[[row, x, 0]] != picture[[0, 0, 0]]);
+        let picture = many.draw(320, 400);
+        assert!((50..150).step_by(LEGEND_ROW).all(|top| (top..top + 8).any(|row| inked(&picture, row))));
     }
 
     #[test]
