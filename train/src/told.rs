@@ -2,13 +2,12 @@
 //! things that are whole, wherever they go. What came is no such picture: where a thing goes astray, it would have of it
 //! only what is where it should be.
 
-use ndarray::Array2;
 use nextclip_scenes::{Trace, Way};
 use tch::{Kind, Tensor};
 
 use crate::following::{Between, warp};
 use crate::rigid::{Turned, from_middle};
-use crate::ways::{MOVES_PX, Ways, displacement, mirrored};
+use crate::ways::{MOVES_PX, Ways, displacement, mirrored, numbers};
 
 /// Where the pixels of such pictures are from.
 #[derive(Debug)]
@@ -56,13 +55,6 @@ impl Told {
         // The ground that came has the shadows that the last one had elsewhere.
         came.where_self(&ground, &moved.clamp(-1.0, 1.0).where_self(&known, &hidden))
     }
-}
-
-/// Numbers of things (H, W); -1 where there is none.
-fn numbers(things: Array2<Option<usize>>) -> Tensor {
-    let shape = [things.nrows() as i64, things.ncols() as i64];
-    let numbers: Vec<i64> = things.iter().map(|thing| thing.map_or(-1, |thing| thing as i64)).collect();
-    Tensor::from_slice(&numbers).reshape(shape)
 }
 
 /// A way in pictures left for right.

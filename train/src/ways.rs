@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use ndarray::Array2;
 use nextclip_core::Motion;
 use nextclip_scenes::Trace;
 use tch::{Device, Kind, Tensor};
@@ -38,7 +39,7 @@ impl Ways {
             };
             Tensor::stack(&moments.iter().map(at).collect::<Vec<_>>(), 0)
         };
-        let things = |frame: usize| things(traces[frame], POINT_STRIDE);
+        let things = |frame: usize| numbers(traces[frame].things(POINT_STRIDE).mapv(Some));
         Self {
             displacements: Tensor::stack(&frames.clone().map(of_frame).collect::<Vec<_>>(), 0).unsqueeze(0),
             things: Tensor::stack(&frames.map(things).collect::<Vec<_>>(), 0).unsqueeze(0),
@@ -228,11 +229,11 @@ fn log_distance(square: &Tensor) -> Tensor {
     (square + 0.01).sqrt().log1p()
 }
 
-/// What every `stride`-th pixel belongs to, (rows, columns).
-fn things(trace: &Trace, stride: usize) -> Tensor {
-    let things = trace.things(stride);
-    let numbers: Vec<i64> = things.iter().map(|&thing| thing as i64).collect();
-    Tensor::from_slice(&numbers).reshape([things.nrows() as i64, things.ncols() as i64])
+/// Numbers of things (rows, columns); -1 where there is none.
+pub(crate) fn numbers(things: Array2<Option<usize>>) -> Tensor {
+    let shape = [things.nrows() as i64, things.ncols() as i64];
+    let numbers: Vec<i64> = things.iter().map(|thing| thing.map_or(-1, |thing| thing as i64)).collect();
+    Tensor::from_slice(&numbers).reshape(shape)
 }
 
 pub(crate) fn displacement(from: &Trace, to: &Trace, stride: usize) -> Tensor {
