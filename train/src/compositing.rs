@@ -32,6 +32,14 @@ pub fn compositing_specs(motion: &Motion, clip: usize) -> Vec<Spec> {
     specs
 }
 
+/// What was moved into pictures of the future.
+#[derive(Debug)]
+pub(crate) struct Moved {
+    pub(crate) landed: Landed,
+    /// How much of every pixel each candidate's picture is, (n, N, K, H, W).
+    pub(crate) weights: Tensor,
+}
+
 /// Pictures of the future from their parts.
 #[derive(Debug)]
 pub struct Compositor<'a> {
@@ -53,13 +61,13 @@ impl<'a> Compositor<'a> {
     }
 
     /// What the daemon shows of decoded pictures (n, N, 3, H, W) in [-1, 1] after `seen` (n, F, 3, H, W), with `motion`
-    /// (n, M, m, h, w) where the model has it; then also what landed there.
+    /// (n, M, m, h, w) where the model has it; then also what was moved there.
     pub(crate) fn shown(
         &self,
         decoded: &Tensor,
         seen: &Tensor,
         motion: Option<&Tensor>,
-    ) -> (Tensor, Option<Landed>) {
+    ) -> (Tensor, Option<Moved>) {
         let recent = Recent::of(seen, self.motion.as_ref());
         match (&self.motion, motion) {
             (Some(sizes), Some(motion)) => {
@@ -73,15 +81,15 @@ impl<'a> Compositor<'a> {
                     Belonging::of(sizes, &values, clip)
                 });
                 let landed = Landed::of(sizes, &followed, clip, belonging.as_ref(), self.scale);
-                let shown = self.blend(sizes, &decoded.clamp(-1.0, 1.0), &recent, &landed);
-                (shown, Some(landed))
+                let (shown, weights) = self.blend(sizes, &decoded.clamp(-1.0, 1.0), &recent, &landed);
+                (shown, Some(Moved { landed, weights }))
             }
             _ => (keep_unchanged(decoded, &recent.last), None),
         }
     }
 
-    /// The formula of [`nextclip_core::Motion`] from what `landed` on.
-    fn blend(&self, sizes: &Motion, decoded: &Tensor, recent: &Recent, landed: &Landed) -> Tensor {
+    /// The formula of [`nextclip_core::Motion`] from what `landed` on; and the weights of what is moved, (n, N, K, H, W).
+    fn blend(&self, sizes: &Motion, decoded: &Tensor, recent: &Recent, landed: &Landed) -> (Tensor, Tensor) {
         let size = decoded.size();
         let (frames, rows, columns) = (size[0] * size[1], size[3], size[4]);
         let candidates = sizes.candidates as i64;
@@ -116,8 +124,9 @@ impl<'a> Compositor<'a> {
         let read = Tensor::cat(&read, 1).to_kind(self.params.compute());
         let x = convolved(&self.params.root().pp("motion.blend"), read);
         let weights = x.softmax(1, Kind::Float).unsqueeze(2);
-        let blended = (sources * weights).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
-        blended.clamp(-1.0, 1.0).reshape(&size)
+        let blended = (sources * &weights).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
+        let of_moved = weights.narrow(1, 2, candidates).squeeze_dim(2).unflatten(0, &size[..2]);
+        (blended.clamp(-1.0, 1.0).reshape(&size), of_moved)
     }
 }
 

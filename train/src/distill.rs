@@ -11,7 +11,7 @@
 //!
 //! Where generated scenes say where things go, and as one, pictures do not teach that at all. There, the pictures that the
 //! student's are held to are not those that came, but those that there would be if things went where the model says: whole,
-//! wherever they are.
+//! wherever they are. What lands at each of their pixels, and which source of the blend has it, is known, and learned as such.
 
 use std::path::PathBuf;
 
@@ -80,6 +80,10 @@ const WHOLE_WEIGHT: f64 = 1.0;
 /// Added there to a frame's mean squared error on the scale of [-1, 1] before its logarithm: 46 dB. Where things go as the model
 /// says nothing is open, and what they leave behind, a shadow say, is faint.
 const WHOLE_FLOOR: f64 = 1e-4;
+/// Weight of how little of things lands where the model says.
+const LANDED_WEIGHT: f64 = 1.0;
+/// Weight of how little of what landed the blend shows, or too much.
+const LAYERED_WEIGHT: f64 = 0.5;
 /// Weight of nearness where nothing moves: there is but one future, and it is known.
 const STILL_WEIGHT: f64 = 1.0;
 /// Weight of nearness of the decoder's picture, which learns from nothing else of what is shown.
@@ -142,17 +146,18 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
 
     let last = start.last();
     let told = window.told(&student, &start, &pictures);
-    let aim = told.as_ref().unwrap_or(&came);
+    let aim = told.as_ref().map_or(&came, |(aim, _)| aim);
     let area = moving(aim, &last);
     let frozen = params.frozen();
     let lost = Critic::new(&frozen).lost(&last, aim, &pictures.shown);
     let disturbance = window.noise(&came, Noise::Critic);
     let judged = Critic::new(params).loss(&last, aim, &pictures.shown.detach(), &disturbance);
     let off = (&pictures.shown - aim).squeeze_dim(0);
-    let whole = match told {
-        Some(_) => log_mse(&off, WHOLE_FLOOR),
-        None => Tensor::zeros([], (Kind::Float, plan.device)),
-    };
+    let none = || Tensor::zeros([], (Kind::Float, plan.device));
+    let whole = told.as_ref().map_or_else(none, |_| log_mse(&off, WHOLE_FLOOR));
+    let placed = told.as_ref().zip(pictures.moved.as_ref());
+    let [landed, layered] =
+        placed.map_or_else(|| [none(), none()], |((_, placed), moved)| placed.errors(moved));
     let still = area.squeeze_dim(0).unsqueeze(1).neg() + 1.0;
     Ok(Loss::of([
         ("lost", lost * CRITIC_WEIGHT),
@@ -162,6 +167,8 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
         ("texture", texture_loss(&pictures.shown, aim, model.geometry.vae_scale) * TEXTURE_WEIGHT),
         ("motion", window.motion_loss(&student, &shown, &pictures) * MOTION_WEIGHT),
         ("whole", whole * WHOLE_WEIGHT),
+        ("landed", landed * LANDED_WEIGHT),
+        ("layered", layered * LAYERED_WEIGHT),
         ("near", log_mse(&by_cells(&off, model.geometry.vae_scale), PIXEL_FLOOR) * plan.nearness),
         ("still", log_mse(&(off * still), PIXEL_FLOOR) * STILL_WEIGHT),
         ("painted", log_mse(&(decoded - &came).squeeze_dim(0), PIXEL_FLOOR) * DECODER_WEIGHT),

@@ -14,6 +14,8 @@ pub(crate) struct Landed {
     pub(crate) carried: Tensor,
     /// Where it was at each moment past, where things stay whole, (n, N, K, 2, H, W).
     pub(crate) was: Vec<Tensor>,
+    /// How much of what lands at a place is from each cell, (n, N, K, places, cells).
+    pub(crate) choice: Tensor,
     /// How the cells go that are rigid, at the moments to come and, where things stay whole, those past.
     pub(crate) turned: Option<Turned>,
 }
@@ -65,6 +67,7 @@ impl Landed {
                 from: landed.narrow(3, 0, 2),
                 carried: landed.narrow(3, 2, brought),
                 was: Vec::new(),
+                choice,
                 turned: None,
             };
         };
@@ -84,6 +87,7 @@ impl Landed {
             from: (&there - &here) * scale,
             carried: landed.narrow(3, 4, brought),
             was: (0..past.len()).map(of_past).collect(),
+            choice,
             turned: Some(together),
         }
     }

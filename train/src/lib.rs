@@ -24,6 +24,7 @@ pub mod motion;
 pub mod noise;
 pub mod optim;
 pub mod params;
+mod placed;
 pub mod pool;
 mod rigid;
 mod run;

@@ -7,11 +7,11 @@ use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
 use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
-use crate::compositing::{Compositor, compositing_specs};
+use crate::compositing::{Compositor, Moved, compositing_specs};
 use crate::costs::cost_volumes;
 use crate::motion::{self, motion_specs};
 use crate::params::{Params, Spec};
-use crate::rigid::{Turned, as_told};
+use crate::rigid::as_told;
 use crate::transformer::{self, Estimate, Sequence, Transformer};
 use crate::vae::Vae;
 
@@ -168,10 +168,8 @@ pub struct Pictures {
     pub decoded: Tensor,
     /// As the daemon shows them.
     pub shown: Tensor,
-    /// Where the last picture's pixels in them come from, (n, N, K, 2, H, W), where the model moves them.
-    pub sources: Option<Tensor>,
-    /// How its cells go, where they go as one with others.
-    pub(crate) turned: Option<Turned>,
+    /// What of the last picture was moved into them, where the model does that.
+    pub(crate) moved: Option<Moved>,
 }
 
 impl AtWork<'_> {
@@ -201,9 +199,8 @@ impl AtWork<'_> {
     /// The pictures of an estimate of which the decoder's are known.
     pub fn composed(&self, decoded: Tensor, estimate: &Estimate, seen: &Tensor) -> Pictures {
         let motion = estimate.motion.as_ref().map(|motion| motion.select(1, motion.size()[1] - 1));
-        let (shown, landed) = self.compositor.shown(&decoded, seen, motion.as_ref());
-        let (sources, turned) = landed.map(|landed| (landed.from, landed.turned)).unzip();
-        Pictures { decoded, shown, sources, turned: turned.flatten() }
+        let (shown, moved) = self.compositor.shown(&decoded, seen, motion.as_ref());
+        Pictures { decoded, shown, moved }
     }
 
     /// An estimate whose pictures do not teach what belongs together nor, where that is `known`, where things go: a thing that

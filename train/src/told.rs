@@ -6,6 +6,7 @@ use nextclip_scenes::{Trace, Way};
 use tch::{Kind, Tensor};
 
 use crate::following::{Between, warp};
+use crate::placed::Placed;
 use crate::rigid::{Turned, from_middle};
 use crate::ways::{MOVES_PX, Ways, displacement, mirrored, numbers};
 
@@ -18,13 +19,25 @@ pub(crate) struct Told {
     same: Tensor,
     /// Whether both have the ground there, which stays.
     ground: Tensor,
+    /// The numbers of what they have there, (N, H, W).
+    things: Tensor,
+}
+
+/// How a model says that things go.
+#[derive(Debug)]
+pub(crate) struct Going {
+    /// At every moment to come the ways of all, the ground's first, then those of things by their numbers.
+    pub(crate) ways: Vec<Vec<Way>>,
+    /// The candidate of each that it goes by, (1, things).
+    pub(crate) best: Tensor,
 }
 
 impl Told {
     /// Of things that go such `ways` from the `last` moment to those `to_come`; of pictures left for right, where those are
     /// `over`.
     pub(crate) fn of(last: &Trace, to_come: &[&Trace], ways: &[Vec<Way>], over: bool) -> Self {
-        let (mut sources, mut same, mut ground) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut sources, mut same, mut ground, mut things) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (came, ways) in to_come.iter().zip(ways) {
             let ways: Vec<Way> = ways.iter().map(|&way| if over { turned_over(way) } else { way }).collect();
             let told = last.moved(&ways);
@@ -33,15 +46,32 @@ impl Told {
             let stays = ways.first().is_none_or(|ground| *ground == Way::default());
             ground.push(shown.eq(0).logical_and(&alike).logical_and(&Tensor::from(stays)));
             same.push(alike);
+            things.push(shown);
             sources.push(displacement(&told, last, 1));
         }
         let stack = |all: &[Tensor]| Tensor::stack(all, 0).unsqueeze(0);
         let (sources, same, ground) =
             (stack(&sources), stack(&same).unsqueeze(2), stack(&ground).unsqueeze(2));
+        let things = Tensor::stack(&things, 0);
         if !over {
-            return Self { sources, same, ground };
+            return Self { sources, same, ground, things };
         }
-        Self { sources: mirrored(&sources), same: same.flip([-1]), ground: ground.flip([-1]) }
+        let [same, ground, things] = [same, ground, things].map(|x| x.flip([-1]));
+        Self { sources: mirrored(&sources), same, ground, things }
+    }
+
+    /// What is to be where in them, as things are `going`; `members` (K, h w, things) are of them by their numbers.
+    pub(crate) fn placed(&self, going: &Going, members: &Tensor) -> Placed {
+        let device = members.device();
+        let count = members.size()[2].max(self.things.max().int64_value(&[]) + 1);
+        let padded = |x: &Tensor, axis: usize| x.constant_pad_nd([0, count - x.size()[axis]]);
+        Placed {
+            things: self.things.to_device(device),
+            sources: self.sources.squeeze_dim(0).to_device(device),
+            moves: Placed::moves(&going.ways, count as usize).to_device(device),
+            best: padded(&going.best.squeeze_dim(0), 0),
+            members: padded(members, 2),
+        }
     }
 
     /// These pictures (1, N, 3, H, W), of the `last` one and, of what that does not show, of those that `came`, both
@@ -63,16 +93,15 @@ fn turned_over(Way { turn_rad, shift: [x, y] }: Way) -> Way {
 }
 
 /// The ways of things from the last of the frames of `truth` to the `clip` moments to come, of cells of `scale` pixels that are
-/// `turned`: first the ground's, then those of things by their numbers, each of its best candidate. What truly rests has none.
-pub(crate) fn ways_told(truth: &Ways, turned: &Turned, clip: i64, scale: f64) -> Vec<Vec<Way>> {
+/// `turned`, each of its best candidate. What truly rests has none.
+pub(crate) fn going(truth: &Ways, turned: &Turned, clip: i64, scale: f64) -> Going {
     let displacements = turned.displacements.narrow(1, 0, clip); // (1, N, K, 2, h, w)
     let cells = [4, 5].map(|axis| displacements.size()[axis]);
     let per_cell = truth.displacements.size()[4] / cells[0];
     let came = truth.displacements.narrow(2, 0, clip);
     let came = came.reshape([1, 1, clip, 1, 2, cells[0], per_cell, cells[1], per_cell]);
-    let (_, best) =
-        truth.things_error(&(displacements.unsqueeze(0).unsqueeze(6).unsqueeze(-1) * scale), &came);
-    let best = Vec::<i64>::try_from(best.flatten(0, -1)).unwrap_or_default();
+    let (_, by) = truth.things_error(&(displacements.unsqueeze(0).unsqueeze(6).unsqueeze(-1) * scale), &came);
+    let best = Vec::<i64>::try_from(by.flatten(0, -1)).unwrap_or_default();
 
     let of_thing = truth.things.flatten(0, 2).one_hot(-1).to_kind(Kind::Float); // (rows, columns, things)
     let far = came.square().sum_dim_intlist([4_i64].as_slice(), false, Kind::Float).reshape([clip, -1]);
@@ -101,7 +130,7 @@ pub(crate) fn ways_told(truth: &Ways, turned: &Turned, clip: i64, scale: f64) ->
         Way { turn_rad, shift: shift.map(|cells| cells * scale) }
     };
     let at = |moment: i64| best.iter().zip(0..).map(|(&best, thing)| way(moment, thing, best)).collect();
-    (0..clip).map(at).collect()
+    Going { ways: (0..clip).map(at).collect(), best: by }
 }
 
 #[cfg(test)]
@@ -157,7 +186,9 @@ mod tests {
             displacements: of([9.0, 9.0, 9.0, 9.0, 1.0, 9.0, 0.5, 9.0]),
             turns: of([1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0]),
         };
-        let gone = ways_told(&ways, &turned, 1, 8.0).remove(0);
+        let Going { ways: mut gone, best } = going(&ways, &turned, 1, 8.0);
+        assert_eq!(best.int64_value(&[0, 1]), 1);
+        let gone = gone.remove(0);
         assert_eq!((gone.len(), gone[2]), (3, Way::default()));
         // Its middle is 4 pixels left of the frame's; a quarter turn takes that to 4 pixels above.
         let Way { turn_rad, shift: [x, y] } = gone[1];

@@ -142,7 +142,7 @@ impl Ways {
 
     /// Which thing each candidate of each cell is one of, (B H, K h w, things): of those whose `best` (B H, things) one it is the
     /// thing that has the most of the cell, be it little, as of a rod. None of them, where nothing is known.
-    fn members(&self, best: &Tensor, candidates: i64, [rows, columns]: [i64; 2]) -> Tensor {
+    pub(crate) fn members(&self, best: &Tensor, candidates: i64, [rows, columns]: [i64; 2]) -> Tensor {
         let size = self.things.size();
         let (frames, per_cell) = (size[0] * size[1], size[2] / rows);
         let of_thing = self.things.flatten(0, 1).one_hot(-1).to_kind(Kind::Float);

@@ -14,8 +14,9 @@ use crate::loss::Loss;
 use crate::model::{AtWork, Model, Past, Pictures};
 use crate::noise::{noised_history, normal};
 use crate::params::Params;
+use crate::placed::Placed;
 use crate::pool::{Pool, Wanted};
-use crate::told::{Told, ways_told};
+use crate::told::{Told, going};
 use crate::transformer::Estimate;
 use crate::vae::{Vae, is_autoencoders, is_encoders};
 use crate::validation::Validation;
@@ -172,8 +173,8 @@ impl<'a> Window<'a> {
     /// Distance of where things go and of where pixels come from, as the model says, from where they truly do, in
     /// log(1 + pixels); 0 where that is not known.
     pub(crate) fn motion_loss(&self, model: &AtWork<'_>, estimate: &Estimate, pictures: &Pictures) -> Tensor {
-        let sources = pictures.sources.as_ref().zip(self.sources(pictures.shown.size()[1] as usize));
-        let sources = sources.map(|(sources, truth)| source_error(sources, &truth));
+        let moved = pictures.moved.as_ref().zip(self.sources(pictures.shown.size()[1] as usize));
+        let sources = moved.map(|(moved, truth)| source_error(&moved.landed.from, &truth));
         let motion = model.transformer.motion().zip(estimate.motion.as_ref());
         let motion = motion.and_then(|(sizes, motion)| {
             let clip = pictures.shown.size()[1] as usize;
@@ -185,18 +186,29 @@ impl<'a> Window<'a> {
         sources.into_iter().chain(motion).fold(none, |sum, error| sum + error)
     }
 
-    /// The pictures (1, N, 3, H, W) that there would be if things went where the model says, where that is as one and it is
-    /// known where they are.
-    pub(crate) fn told(&self, model: &AtWork<'_>, start: &Start, pictures: &Pictures) -> Option<Tensor> {
+    /// The pictures (1, N, 3, H, W) that there would be if things went where the model says, and what is to be where in them, where
+    /// that is as one and it is known where they are.
+    pub(crate) fn told(
+        &self,
+        model: &AtWork<'_>,
+        start: &Start,
+        pictures: &Pictures,
+    ) -> Option<(Tensor, Placed)> {
         let sizes = model.transformer.motion().filter(|sizes| sizes.whole && !self.onward)?;
-        let (traces, turned) = (self.traces.as_ref()?, pictures.turned.as_ref()?);
+        let (traces, turned) = (self.traces.as_ref()?, pictures.moved.as_ref()?.landed.turned.as_ref()?);
         let clip = start.clip as usize;
         let ways = self.ways(1, clip, &sizes)?;
         let scale = model.transformer.pixels_per_cell();
-        let ways = tch::no_grad(|| ways_told(&ways, turned, start.clip, scale));
         let (past, to_come) = traces.split_at(traces.len() - clip);
-        let told = Told::of(past[past.len() - 1], to_come, &ways, self.mirrored);
-        Some(tch::no_grad(|| told.pictures(&start.last(), &start.truth().unsqueeze(0), &pictures.shown)))
+        Some(tch::no_grad(|| {
+            let going = going(&ways, turned, start.clip, scale);
+            let cells = [4, 5].map(|axis| turned.displacements.size()[axis]);
+            let members = ways.members(&going.best, sizes.candidates as i64, cells).squeeze_dim(0);
+            let members = members.unflatten(0, [sizes.candidates as i64, -1].as_slice());
+            let told = Told::of(past[past.len() - 1], to_come, &going.ways, self.mirrored);
+            let aim = told.pictures(&start.last(), &start.truth().unsqueeze(0), &pictures.shown);
+            (aim, told.placed(&going, &members))
+        }))
     }
 
     /// Where the pixels of the last `clip` frames were in the last frame before them, (1, N, 2, H, W), x then y in pixels,
