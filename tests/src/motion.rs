@@ -117,6 +117,7 @@ impl Reference {
             earlier.iter().map(|picture| unit(picture.as_ref().unwrap_or(last))).collect();
         let mut sources: Vec<Planes> = vec![unit(decoded), unit(last)];
         let (mut carried, mut then, mut witnesses) = (Vec::new(), Vec::new(), Vec::new());
+        let mut then_moved = vec![Vec::new(); sizes.witnesses()];
         let (finer, sharper) = sizes.landing();
         for candidate in 0..sizes.candidates {
             let first = candidate * sizes.candidate_channels();
@@ -160,6 +161,7 @@ impl Reference {
                 let known = f64::from(u8::from(known[moment]));
                 let off = off.mean_axis(Axis(0)).context("no colours")?.insert_axis(Axis(0));
                 witnesses.push(off.mapv(|off| known / (1.0 + off / f64::from(Motion::WITNESS_LEVEL))));
+                then_moved[moment].push(was);
             }
             sources.push(of_last);
             then.extend(earlier.iter().map(|picture| read(picture, &from, between)));
@@ -167,14 +169,16 @@ impl Reference {
                 at(2 + channel, y, x)
             }));
         }
+        let then_moved: Vec<Planes> = then_moved.into_iter().flatten().collect();
         let views = sources.iter().chain(&carried).chain(&earlier).chain(&then).chain(&witnesses);
+        let views = views.chain(&then_moved);
         let views: Vec<_> = views.map(|planes| planes.view()).collect();
         let mut seen = concatenate(Axis(0), &views)?;
         for layer in 0..Motion::LAYERS {
             let read = if layer > 0 { seen.mapv(silu) } else { seen };
             seen = self.convolution(&format!("motion.blend.{layer}"), &read, 1)?;
         }
-        sources.extend(earlier);
+        sources.extend(earlier.into_iter().chain(then_moved));
         Ok(Array3::from_shape_fn((rows, columns, 3), |(y, x, rgb)| {
             let shares: Vec<f64> = (0..sources.len()).map(|source| seen[[source, y, x]].exp()).collect();
             let colour: f64 =

@@ -159,7 +159,7 @@ fn tensors_of_motion_are_named_like_all_others() {
         "tensor motion.stem.1.bias is missing, the configuration asks for [32]",
         // 2 x 2 cells, 3 frames to come and 2 past, 2 candidates of 6 values.
         "tensor motion.linear.weight is missing, the configuration asks for [240, 32]",
-        "tensor motion.blend.2.weight has shape [3, 16, 3, 3], the configuration asks for [6, 16, 3, 3]",
+        "tensor motion.blend.2.weight has shape [3, 16, 3, 3], the configuration asks for [10, 16, 3, 3]",
         "tensor motion.stem.3.bias of shape [1] is left over: nothing in the model reads it",
     ] {
         assert!(message.contains(fault), "{fault} is not in:\n{message}");

@@ -36,7 +36,8 @@ pub fn compositing_specs(motion: &Motion, clip: usize) -> Vec<Spec> {
 #[derive(Debug)]
 pub(crate) struct Moved {
     pub(crate) landed: Landed,
-    /// How much of every pixel each candidate's picture is, (n, N, K, H, W).
+    /// How much of every pixel each candidate's picture is, moved from the last one, then from each that things are followed in,
+    /// (n, N, (1 + F) K, H, W).
     pub(crate) weights: Tensor,
 }
 
@@ -88,7 +89,7 @@ impl<'a> Compositor<'a> {
         }
     }
 
-    /// The formula of [`nextclip_core::Motion`] from what `landed` on; and the weights of what is moved, (n, N, K, H, W).
+    /// The formula of [`nextclip_core::Motion`] from what `landed` on; and the weights of what is moved, (n, N, (1 + F) K, H, W).
     fn blend(&self, sizes: &Motion, decoded: &Tensor, recent: &Recent, landed: &Landed) -> (Tensor, Tensor) {
         let size = decoded.size();
         let (frames, rows, columns) = (size[0] * size[1], size[3], size[4]);
@@ -101,12 +102,15 @@ impl<'a> Compositor<'a> {
         let still = |picture: &Tensor| picture.expand_as(decoded).reshape([frames, 1, 3, rows, columns]);
         let earlier: Vec<Tensor> = recent.earlier.iter().map(still).collect();
         let of_last = moved(&recent.last, Between::Cubic);
-        let witnessed = |(index, was): (usize, &Tensor)| {
-            let was = warp(&recent.earlier[index].squeeze_dim(1), &was.flatten(1, 2), Between::Linear);
-            let off = (&of_last - was.reshape(of_last.size())).flatten(0, 1);
-            witnessed(&off, recent.known[index]).reshape([frames, candidates, 1, rows, columns])
+        let was = landed.was.iter().zip(&recent.earlier).map(|(from, picture)| {
+            warp(&picture.squeeze_dim(1), &from.flatten(1, 2), Between::Linear).reshape(of_last.size())
+        });
+        let was: Vec<Tensor> = was.collect();
+        let witnessed = |(was, &known): (&Tensor, &bool)| {
+            let off = (&of_last - was).flatten(0, 1);
+            witnessed(&off, known).reshape([frames, candidates, 1, rows, columns])
         };
-        let witnessed: Vec<Tensor> = landed.was.iter().enumerate().map(witnessed).collect();
+        let witnessed: Vec<Tensor> = was.iter().zip(&recent.known).map(witnessed).collect();
         let mut sources = vec![decoded.reshape([frames, 1, 3, rows, columns]), still(&recent.last), of_last];
         let carried = landed.carried.flatten(0, 1).flatten(1, 2);
         let mut read = vec![Tensor::cat(&sources, 1).flatten(1, 2), carried];
@@ -118,14 +122,19 @@ impl<'a> Compositor<'a> {
         }
         if !witnessed.is_empty() {
             read.push(Tensor::cat(&witnessed, 2).flatten(1, 2));
+            read.push(Tensor::cat(&was, 1).flatten(1, 2));
+            sources.extend(was);
         }
-        let sources = Tensor::cat(&sources, 1); // (n N, 2 + K + E, 3, H, W)
+        let sources = Tensor::cat(&sources, 1); // (n N, S, 3, H, W)
 
         let read = Tensor::cat(&read, 1).to_kind(self.params.compute());
         let x = convolved(&self.params.root().pp("motion.blend"), read);
         let weights = x.softmax(1, Kind::Float).unsqueeze(2);
         let blended = (sources * &weights).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
-        let of_moved = weights.narrow(1, 2, candidates).squeeze_dim(2).unflatten(0, &size[..2]);
+        let again = 2 + candidates + recent.earlier.len() as i64;
+        let of_moved =
+            [weights.narrow(1, 2, candidates), weights.narrow(1, again, weights.size()[1] - again)];
+        let of_moved = Tensor::cat(&of_moved, 1).squeeze_dim(2).unflatten(0, &size[..2]);
         (blended.clamp(-1.0, 1.0).reshape(&size), of_moved)
     }
 }

@@ -20,7 +20,8 @@ const LEAST_AREA: f64 = 0.01;
 pub(crate) struct Placed {
     /// The number of each pixel's thing, (N, H, W).
     pub(crate) things: Tensor,
-    /// Where in the last picture that is from, x then y in pixels, (N, 2, H, W); NaN where that does not show it.
+    /// Where in the last picture, and in each that things are followed in, that is from, x then y in pixels, (N, 1 + F, 2, H, W); NaN
+    /// where that does not show it.
     pub(crate) sources: Tensor,
     /// Whether things move, (N, things), 1 or 0.
     pub(crate) moves: Tensor,
@@ -46,7 +47,8 @@ impl Placed {
     /// that have a wrong one.
     pub(crate) fn errors(&self, moved: &Moved) -> [Tensor; 2] {
         let landing = self.landing_error(&moved.landed.choice.squeeze_dim(0));
-        let right = self.right(&moved.landed.from.detach());
+        let from: Vec<&Tensor> = std::iter::once(&moved.landed.from).chain(&moved.landed.was).collect();
+        let right = self.right(&Tensor::stack(&from, 2).detach());
         [landing, self.blend_error(&moved.weights.squeeze_dim(0), &right)]
     }
 
@@ -67,24 +69,25 @@ impl Placed {
         (-(share + LEAST).log() * &moving).sum(Kind::Float) / enough(&moving)
     }
 
-    /// Whether the pixels that are taken `from` there, (1, N, K, 2, H, W), are those that are to be here, (N, K, H, W), 1 or 0.
+    /// Whether the pixels that are taken `from` there, (1, N, 1 + F, K, 2, H, W), are those that are to be here,
+    /// (N, (1 + F) K, H, W), 1 or 0.
     fn right(&self, from: &Tensor) -> Tensor {
-        let off = from.squeeze_dim(0) - self.sources.unsqueeze(1);
-        let far = off.square().sum_dim_intlist([2_i64].as_slice(), false, Kind::Float);
-        far.lt(RIGHT_PX * RIGHT_PX).to_kind(Kind::Float) // not where it is NaN
+        let off = from.squeeze_dim(0) - self.sources.unsqueeze(2);
+        let far = off.square().sum_dim_intlist([3_i64].as_slice(), false, Kind::Float);
+        far.lt(RIGHT_PX * RIGHT_PX).to_kind(Kind::Float).flatten(1, 2) // not where it is NaN
     }
 
-    /// Of the shares of moved sources in the blend, (N, K, H, W), of which these are right.
+    /// Of the shares of moved sources in the blend, (N, (1 + F) K, H, W), of which these are right.
     fn blend_error(&self, weights: &Tensor, right: &Tensor) -> Tensor {
-        let over_candidates = |x: &Tensor| x.sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
+        let over_sources = |x: &Tensor| x.sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
         let moving = self.moving();
         // Ground that moves is mostly as well painted.
         let things = &moving * right.amax([1_i64].as_slice(), false) * self.things.gt(0);
-        let shown = -(over_candidates(&(weights * right)) + LEAST).log() * &things;
+        let shown = -(over_sources(&(weights * right)) + LEAST).log() * &things;
         let side = 2 * BESIDE_PX + 1;
         let beside = moving.max_pool2d([side, side], [1, 1], [BESIDE_PX, BESIDE_PX], [1, 1], false);
         let beside = moving.maximum(&(beside * self.things.eq(0)));
-        let wrong = over_candidates(&(weights * (-right + 1.0)));
+        let wrong = over_sources(&(weights * (-right + 1.0)));
         let free = -(-wrong + 1.0 + LEAST).clamp_min(LEAST).log() * (-beside + 1.0);
         (shown + free).sum(Kind::Float) / enough(&things)
     }
@@ -116,7 +119,7 @@ mod tests {
             things: Tensor::from_slice(&[1_i64, 0])
                 .repeat_interleave_self_int(8, 0, None)
                 .expand([1, 8, 16], false),
-            sources,
+            sources: sources.unsqueeze(1),
             moves: Placed::moves(&[vec![Way::default(), Way { turn_rad: 0.0, shift: [-8.0, 0.0] }]], 2),
             best: Tensor::from_slice(&[0_i64, 0]),
             members: Tensor::from_slice(&[1.0_f32, 0.0, 0.0, 1.0]).reshape([1, 2, 2]),
@@ -138,8 +141,8 @@ mod tests {
     fn what_is_right_is_to_be_shown_and_nothing_else() {
         let placed = placed();
         let error = |from_px: f64, shares: [f64; 2]| {
-            let from = Tensor::zeros([1, 1, 1, 2, 8, 16], (Kind::Float, Device::Cpu));
-            let _ = from.select(3, 0).fill_(from_px);
+            let from = Tensor::zeros([1, 1, 1, 1, 2, 8, 16], (Kind::Float, Device::Cpu));
+            let _ = from.select(4, 0).fill_(from_px);
             let right = placed.right(&from);
             let weights = Tensor::from_slice(&shares.map(|share| share as f32));
             let weights = weights.repeat_interleave_self_int(8, 0, None).expand([1, 1, 8, 16], false);

@@ -13,14 +13,15 @@ use crate::ways::{MOVES_PX, Ways, displacement, mirrored, numbers};
 /// Where the pixels of such pictures are from.
 #[derive(Debug)]
 pub(crate) struct Told {
-    /// In the last picture, x then y in pixels, (1, N, 2, H, W); NaN where that does not show them.
-    sources: Tensor,
-    /// Whether what came has the same thing there, (1, N, 1, H, W).
-    same: Tensor,
-    /// Whether both have the ground there, which stays.
-    ground: Tensor,
     /// The numbers of what they have there, (N, H, W).
     things: Tensor,
+    /// Where that is in the last picture and in earlier ones, x then y in pixels, (N, pictures, 2, H, W); NaN where one does not
+    /// show it.
+    before: Tensor,
+    /// The same in those that came, each in its own, (N, 1, 2, H, W).
+    after: Tensor,
+    /// Whether both have the ground there, which stays, (N, 1, H, W).
+    ground: Tensor,
 }
 
 /// How a model says that things go.
@@ -33,10 +34,16 @@ pub(crate) struct Going {
 }
 
 impl Told {
-    /// Of things that go such `ways` from the `last` moment to those `to_come`; of pictures left for right, where those are
-    /// `over`.
-    pub(crate) fn of(last: &Trace, to_come: &[&Trace], ways: &[Vec<Way>], over: bool) -> Self {
-        let (mut sources, mut same, mut ground, mut things) =
+    /// Of things that go such `ways` from the last of the moments seen, from which it goes back in `seen`, to those `to_come`; of
+    /// pictures left for right, where those are `over`. What was not seen has no trace.
+    pub(crate) fn of(
+        seen: &[Option<&Trace>],
+        to_come: &[&Trace],
+        ways: &[Vec<Way>],
+        over: bool,
+    ) -> Option<Self> {
+        let last = seen.first().copied().flatten()?;
+        let (mut things, mut before, mut after, mut ground) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (came, ways) in to_come.iter().zip(ways) {
             let ways: Vec<Way> = ways.iter().map(|&way| if over { turned_over(way) } else { way }).collect();
@@ -45,19 +52,26 @@ impl Told {
             let alike = shown.eq_tensor(&numbers(came.things_as_of(last, 1)));
             let stays = ways.first().is_none_or(|ground| *ground == Way::default());
             ground.push(shown.eq(0).logical_and(&alike).logical_and(&Tensor::from(stays)));
-            same.push(alike);
             things.push(shown);
-            sources.push(displacement(&told, last, 1));
+            let at = |picture: &Option<&Trace>| match picture {
+                Some(picture) => displacement(&told, picture, 1),
+                None => displacement(&told, &told, 1) * f64::NAN,
+            };
+            before.push(Tensor::stack(&seen.iter().map(at).collect::<Vec<_>>(), 0));
+            after.push(displacement(&told, came, 1));
         }
-        let stack = |all: &[Tensor]| Tensor::stack(all, 0).unsqueeze(0);
-        let (sources, same, ground) =
-            (stack(&sources), stack(&same).unsqueeze(2), stack(&ground).unsqueeze(2));
-        let things = Tensor::stack(&things, 0);
-        if !over {
-            return Self { sources, same, ground, things };
-        }
-        let [same, ground, things] = [same, ground, things].map(|x| x.flip([-1]));
-        Self { sources: mirrored(&sources), same, ground, things }
+        let [things, before, after, ground] =
+            [things, before, after, ground].map(|all| Tensor::stack(&all, 0));
+        let (after, ground) = (after.unsqueeze(1), ground.unsqueeze(1));
+        Some(match over {
+            false => Self { things, before, after, ground },
+            true => Self {
+                things: things.flip([-1]),
+                before: mirrored(&before),
+                after: mirrored(&after),
+                ground: ground.flip([-1]),
+            },
+        })
     }
 
     /// What is to be where in them, as things are `going`; `members` (K, h w, things) are of them by their numbers.
@@ -67,7 +81,7 @@ impl Told {
         let padded = |x: &Tensor, axis: usize| x.constant_pad_nd([0, count - x.size()[axis]]);
         Placed {
             things: self.things.to_device(device),
-            sources: self.sources.squeeze_dim(0).to_device(device),
+            sources: self.before.to_device(device),
             moves: Placed::moves(&going.ways, count as usize).to_device(device),
             best: padded(&going.best.squeeze_dim(0), 0),
             members: padded(members, 2),
@@ -78,12 +92,16 @@ impl Told {
     /// (1, .., 3, H, W); where neither shows it, those that are `shown`.
     pub(crate) fn pictures(&self, last: &Tensor, came: &Tensor, shown: &Tensor) -> Tensor {
         let to = |x: &Tensor| x.to_device(last.device());
-        let (sources, same, ground) = (to(&self.sources), to(&self.same), to(&self.ground));
-        let known = sources.narrow(2, 0, 1).isnan().logical_not();
-        let moved = warp(&last.squeeze_dim(1), &sources.nan_to_num(0.0, None, None), Between::Cubic);
-        let hidden = came.where_self(&same, &shown.detach());
+        let came = came.squeeze_dim(0);
+        let read = |from: &Tensor, picture: &Tensor, otherwise: &Tensor| {
+            let moved = warp(picture, &from.nan_to_num(0.0, None, None), Between::Cubic).squeeze_dim(1);
+            moved.clamp(-1.0, 1.0).where_self(&from.select(2, 0).isnan().logical_not(), otherwise)
+        };
+        let hidden = read(&to(&self.after), &came, &shown.squeeze_dim(0).detach());
+        let each = last.squeeze_dim(1).expand_as(&came);
+        let moved = read(&to(&self.before.narrow(1, 0, 1)), &each, &hidden);
         // The ground that came has the shadows that the last one had elsewhere.
-        came.where_self(&ground, &moved.clamp(-1.0, 1.0).where_self(&known, &hidden))
+        came.where_self(&to(&self.ground), &moved).unsqueeze(0)
     }
 }
 
@@ -160,10 +178,19 @@ mod tests {
         let last = scene();
         let ways = vec![Way::default(), Way { turn_rad: 0.2, shift: [3.0, -2.0] }];
         let came = last.moved(&ways);
-        let told = Told::of(&last, &[&came], std::slice::from_ref(&ways), false);
-        assert!(bool::try_from(told.same.all()).unwrap());
-        let over = Told::of(&last, &[&came], &[ways.into_iter().map(turned_over).collect()], true);
-        let off = (over.sources - mirrored(&told.sources)).abs().nan_to_num(0.0, None, None).max();
+        let of = |ways: &[Way], over| {
+            Told::of(&[Some(&last), Some(&came), None], &[&came], &[ways.into()], over).unwrap()
+        };
+        let told = of(&ways, false);
+        // All of it is where it came, and where it was if it had come before, but nobody knows where it was when nothing was seen.
+        let [was, before, unseen] = [0, 1, 2].map(|picture| told.before.select(1, picture));
+        for found in [&told.after.squeeze_dim(1), &before] {
+            let exact = found.abs().lt(1e-3).to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
+            assert!(exact > 0.99, "{exact} of it");
+        }
+        assert!(bool::try_from(unseen.isnan().all()).unwrap());
+        let over = of(&ways.iter().map(|&way| turned_over(way)).collect::<Vec<_>>(), true);
+        let off = (over.before.select(1, 0) - mirrored(&was)).abs().nan_to_num(0.0, None, None).max();
         assert!(off.double_value(&[]) < 1e-3, "{off:?} pixels off in pictures left for right");
 
         let picture = |level: f64| Tensor::full([1, 1, 3, 48, 64], level, (Kind::Float, Device::Cpu));
@@ -171,6 +198,11 @@ mod tests {
         let share = |level: f64| shown.eq(level).to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
         // Of the thing, the last picture's; of the ground that stays, that which came.
         assert!(share(0.5) > 0.005 && share(-0.5) > 0.5 && share(0.0) == 0.0, "{shown:?}");
+        // What the last picture does not show is as it came.
+        let hidden = Told { before: &told.before * f64::NAN, ..told };
+        let shown = hidden.pictures(&picture(0.5), &picture(-0.5), &picture(0.0));
+        let came = shown.eq(-0.5).to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
+        assert!(came > 0.99, "{came} of it");
     }
 
     /// The left cell's thing turns by a quarter about its own middle and goes on, as the second of two candidates says; the right

@@ -200,15 +200,17 @@ impl<'a> Window<'a> {
         let ways = self.ways(1, clip, &sizes)?;
         let scale = model.transformer.pixels_per_cell();
         let (past, to_come) = traces.split_at(traces.len() - clip);
-        Some(tch::no_grad(|| {
+        tch::no_grad(|| {
             let going = going(&ways, turned, start.clip, scale);
             let cells = [4, 5].map(|axis| turned.displacements.size()[axis]);
             let members = ways.members(&going.best, sizes.candidates as i64, cells).squeeze_dim(0);
             let members = members.unflatten(0, [sizes.candidates as i64, -1].as_slice());
-            let told = Told::of(past[past.len() - 1], to_come, &going.ways, self.mirrored);
+            let back = |&frames: &usize| Some(past[past.len().checked_sub(1 + frames)?]);
+            let seen: Vec<_> = [0].iter().chain(sizes.followed_frames()).map(back).collect();
+            let told = Told::of(&seen, to_come, &going.ways, self.mirrored)?;
             let aim = told.pictures(&start.last(), &start.truth().unsqueeze(0), &pictures.shown);
-            (aim, told.placed(&going, &members))
-        }))
+            Some((aim, told.placed(&going, &members)))
+        })
     }
 
     /// Where the pixels of the last `clip` frames were in the last frame before them, (1, N, 2, H, W), x then y in pixels,

@@ -124,9 +124,11 @@
 //! was_ki(x, y)  = earlier_i(s w_i), bilinear, the border repeated
 //! witness_ki    = known_i / (1 + off / WITNESS_LEVEL), off the mean of (moved_k - was_ki)^2 over RGB and 3 x 3 pixels within
 //!                 the picture
-//! x             = [.. as above, witness_11 .. witness_1F, witness_21 ..]
+//! x             = [.. as above, witness_11 .. witness_1F, witness_21 .., was_11 .. was_K1, was_12 ..]
+//! out           = .. as above + weights_(2 + K + E) was_11 + ..
 //! ```
-//! where again the sums are brought to pixels.
+//! where again the sums are brought to pixels. So they are sources of the blend, too: what something else hides of a thing in the
+//! last picture comes out again as it was seen before.
 //!
 //! Moving the last frame's pixels is an old and strong way to sharp predictions (Finn et al. 2016, arXiv 1605.07157); that
 //! things say where they go, instead of places where from, is splatting (Niklaus and Liu 2020, arXiv 2003.05534). Weights by
@@ -262,9 +264,9 @@ impl Motion {
         (2 * self.reach + 1).pow(2)
     }
 
-    /// Pictures that are blended: decoded, last, the moved ones and the earlier ones.
+    /// Pictures that are blended: decoded, last, the moved ones, the earlier ones, and those moved, too.
     pub fn sources(&self) -> usize {
-        2 + self.candidates + self.earlier
+        2 + self.candidates + self.earlier + self.candidates * self.witnesses()
     }
 
     /// Channels that the blend reads: the sources, densities and features, what was earlier where pixels come from, and how
@@ -274,7 +276,7 @@ impl Motion {
         3 * (self.sources() + self.candidates * self.earlier) + self.candidates * carried
     }
 
-    /// Earlier pictures that are asked how surely a pixel was seen going that way.
+    /// Earlier pictures that are asked what was seen going that way, and how surely a pixel was.
     pub fn witnesses(&self) -> usize {
         if self.whole { self.followed_frames().len() } else { 0 }
     }
@@ -365,8 +367,9 @@ mod tests {
         assert_eq!(fault.as_deref(), Some("motion: 4 earlier pictures, must be 0 to 3"));
         assert_eq!(motion.fault(), None);
         let whole = Motion { rigid: true, whole: true, ..followed };
-        assert_eq!((followed.witnesses(), whole.witnesses(), whole.blend_inputs()), (0, 2, 54));
-        assert_eq!((followed.belonging(), Motion { rigid: true, ..followed }.fault()), (4, None));
+        assert_eq!((followed.witnesses(), whole.witnesses(), whole.blend_inputs()), (0, 2, 72));
+        assert_eq!((whole.sources(), followed.belonging()), (13, 4));
+        assert_eq!(Motion { rigid: true, ..followed }.fault(), None);
         let fault = Motion { rigid: true, ..motion }.fault();
         let bare = "motion: 0 features of moments past say what is rigid, must be 3 or more";
         assert_eq!(fault.as_deref(), Some(bare));

@@ -36,13 +36,20 @@ impl MotionLayers {
         let turned = self.sizes.rigid.then(|| self.together(g, &shown.motion, &motion, geometry));
         let landed = g.within(LANDING, |g| self.landed(g, &motion, turned.as_ref(), geometry));
         let (moved, then) = self.moved(g, &recent, &landed.places, geometry);
-        let witnesses = self.witnesses(g, &recent, &landed.was, &moved, geometry);
+        let was: Vec<Value> = landed
+            .was
+            .iter()
+            .zip(&recent.earlier)
+            .map(|(places, earlier)| self.read(g, earlier, places, geometry, GraphBuilder::sample))
+            .collect();
+        let witnesses = self.witnesses(g, &recent, &was, &moved);
         let last = repeated(g, &recent.last, geometry.clip);
         let earlier: Vec<Value> =
             recent.earlier.iter().map(|picture| repeated(g, picture, geometry.clip)).collect();
-        let sources: Vec<&Value> = [&decoded, &last, &moved].into_iter().chain(&earlier).collect();
+        let sources: Vec<&Value> =
+            [&decoded, &last, &moved].into_iter().chain(&earlier).chain(&was).collect();
         let mut read = vec![&decoded, &last, &moved, &landed.carried];
-        read.extend(earlier.iter().chain(&then).chain(&witnesses));
+        read.extend(earlier.iter().chain(&then).chain(&witnesses).chain(&was));
         // How much each source counts at a pixel, (B * N, sources, H, W).
         let logits = convolved(g, &read, &self.blend);
         let sources = g.concat(&sources, 1);
@@ -85,23 +92,21 @@ impl MotionLayers {
         (moved, then)
     }
 
-    /// How surely the pixels `moved` (B * N, 3 * K, H, W) were seen going that way, of where they `was` at each moment past:
-    /// (B * N, K * F, H, W).
+    /// How surely the pixels `moved` (B * N, 3 * K, H, W) were seen going that way, of what `was` where they were at each moment
+    /// past, the same each: (B * N, K * F, H, W).
     fn witnesses(
         &self,
         g: &mut GraphBuilder,
         recent: &Recent,
         was: &[Value],
         moved: &Value,
-        geometry: &Geometry,
     ) -> Option<Value> {
         let known = recent.known.as_ref().filter(|_| !was.is_empty())?;
         let [pictures, _, rows, columns] = [0, 1, 2, 3].map(|axis| moved.size(axis));
         let (batch, candidates) = (recent.last.size(0), self.sizes.candidates);
-        let each = geometry.clip * candidates;
-        let of_each = was.iter().zip(&recent.earlier).enumerate().map(|(index, (was, earlier))| {
-            let was = self.read(g, earlier, was, geometry, GraphBuilder::sample);
-            let off = g.sub(moved, &was);
+        let each = pictures / batch * candidates;
+        let of_each = was.iter().enumerate().map(|(index, was)| {
+            let off = g.sub(moved, was);
             let square = g.mul(&off, &off);
             let square = g.reshape(&square, &[pictures * candidates, 3, rows, columns]);
             let square = g.mean_along(&square, 1);
