@@ -155,9 +155,9 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     let off = (&pictures.shown - aim).squeeze_dim(0);
     let none = || Tensor::zeros([], (Kind::Float, plan.device));
     let whole = told.as_ref().map_or_else(none, |_| log_mse(&off, WHOLE_FLOOR));
-    let placed = told.as_ref().zip(pictures.moved.as_ref());
+    let placed = told.as_ref().zip(pictures.blended.as_ref());
     let [landed, layered] =
-        placed.map_or_else(|| [none(), none()], |((_, placed), moved)| placed.errors(moved));
+        placed.map_or_else(|| [none(), none()], |((aim, placed), blended)| placed.errors(blended, aim));
     let still = area.squeeze_dim(0).unsqueeze(1).neg() + 1.0;
     Ok(Loss::of([
         ("lost", lost * CRITIC_WEIGHT),
