@@ -81,7 +81,7 @@ const WHOLE_WEIGHT: f64 = 1.0;
 /// says nothing is open, and what they leave behind, a shadow say, is faint.
 const WHOLE_FLOOR: f64 = 1e-4;
 /// Weight of how little of things lands where the model says.
-const LANDED_WEIGHT: f64 = 1.0;
+const LANDED_WEIGHT: f64 = 2.0;
 /// Weight of how little of what landed the blend shows, or too much.
 const LAYERED_WEIGHT: f64 = 0.5;
 /// Weight of nearness where nothing moves: there is but one future, and it is known.

@@ -43,7 +43,7 @@ impl Placed {
 
     /// How little is where it is to be, of pictures that are `blended` so and are to be `aim`, (1, N, 3, H, W). First of what lands
     /// there: the mean over the pixels of what moves of -log of the share of its thing, by the thing's candidate. Then of what is
-    /// shown: of -log of the share of those sources that are right, where any is.
+    /// shown: of -log of the share of those sources that are right.
     pub(crate) fn errors(&self, blended: &Blended, aim: &Tensor) -> [Tensor; 2] {
         let landed = &blended.landed;
         let from: Vec<&Tensor> = std::iter::once(&landed.from).chain(&landed.was).collect();
@@ -85,14 +85,18 @@ impl Placed {
         Tensor::cat(&[&none(2), &last, &none(still), &earlier], 1)
     }
 
-    /// Of the shares of sources in the blend, (N, S, H, W): where something moves those that are its `own` are right, elsewhere those
-    /// that are `alike`.
+    /// Of the shares of sources in the blend, (N, S, H, W): where something moves those that are its `own` are right, elsewhere the
+    /// last picture, or else those that are `alike`, too. The decoder paints what none of them has.
     fn shown_error(&self, weights: &Tensor, own: &Tensor, alike: &Tensor) -> Tensor {
         let moving = (self.moving() * self.things.gt(0)).unsqueeze(1);
-        let right = own.where_self(&moving.gt(0.5), alike);
-        let share = (weights * &right).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
-        let known = right.amax([1_i64].as_slice(), false);
-        (-(share + LEAST).log() * known).sum(Kind::Float) / enough(&moving)
+        let any = |sources: &Tensor| sources.amax([1_i64].as_slice(), true);
+        let last = alike.narrow(1, 1, 1);
+        let rest = alike.narrow(1, 2, alike.size()[1] - 2);
+        let alike = Tensor::cat(&[&last.zeros_like(), &last, &(rest * (-&last + 1.0))], 1);
+        let right = own.where_self(&moving.gt(0.5), &alike);
+        let right = Tensor::cat(&[&(-any(&right) + 1.0), &right.slice(1, 1, None, 1)], 1);
+        let share = (weights * right).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
+        -(share + LEAST).log().sum(Kind::Float) / enough(&moving)
     }
 
     /// Where what moves is to be, (N, H, W), 1 or 0.
@@ -101,12 +105,10 @@ impl Placed {
     }
 }
 
-/// Which sources but the decoded one, (N, S, 3, H, W), look like the `aim` (N, 3, H, W), (N, S, H, W), 1 or 0.
+/// Which sources, (N, S, 3, H, W), look like the `aim` (N, 3, H, W), (N, S, H, W), 1 or 0.
 fn alike(sources: &Tensor, aim: &Tensor) -> Tensor {
     let square = (sources - aim.unsqueeze(1)).square().mean_dim([2_i64].as_slice(), false, Kind::Float);
-    let alike = square.lt(ALIKE).to_kind(Kind::Float);
-    let _ = alike.narrow(1, 0, 1).fill_(0.0);
-    alike
+    square.lt(ALIKE).to_kind(Kind::Float)
 }
 
 /// How many of the places there are, at least a share of all.
@@ -151,7 +153,7 @@ mod tests {
     #[test]
     fn what_is_right_is_to_be_shown_and_nothing_else() {
         let placed = placed();
-        // Decoded, last, moved and one earlier picture; only the last is alike.
+        // Decoded, last, moved and one earlier picture; the last and the earlier one are alike.
         let alike =
             Tensor::from_slice(&[0.0_f32, 1.0, 0.0, 0.0]).reshape([1, 4, 1, 1]).expand([1, 4, 8, 16], false);
         let error = |from_px: f64, thing: [f32; 4], ground: [f32; 4]| {
@@ -162,22 +164,28 @@ mod tests {
             let weights = weights.expand([1, 4, 8, 16], false);
             placed.shown_error(&weights, &placed.own(&from, 4), &alike).double_value(&[])
         };
-        let [decoded, last, moved] = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]];
+        let [decoded, last, moved, earlier] = [0, 1, 2, 3].map(|source| {
+            let mut weights = [0.0; 4];
+            weights[source] = 1.0;
+            weights
+        });
         assert!(error(8.0, moved, last).abs() < 0.01);
         assert!(error(8.0, last, last) > 6.0);
-        assert!(error(8.0, moved, moved) > 6.0 && error(8.0, moved, decoded) > 6.0);
-        // Nothing right landed: then something else has to show it.
-        assert!(error(0.0, decoded, last).abs() < 0.01);
+        for wrong in [decoded, moved, earlier] {
+            assert!(error(8.0, moved, wrong) > 6.0, "{wrong:?}");
+        }
+        // Nothing right landed: then it has to be painted.
+        assert!(error(0.0, decoded, last).abs() < 0.01 && error(0.0, moved, last) > 6.0);
     }
 
     #[test]
-    fn what_looks_like_the_aim_is_right_but_for_the_decoder() {
+    fn what_looks_like_the_aim_is_alike() {
         let source = |level: f64| Tensor::full([1, 1, 3, 2, 2], level, (Kind::Float, Device::Cpu));
         let found =
             alike(&Tensor::cat(&[source(0.5), source(0.49), source(0.4)], 1), &source(0.5).squeeze_dim(1));
         assert_eq!(
             Vec::<f32>::try_from(found.mean_dim([0_i64, 2, 3].as_slice(), false, Kind::Float)).unwrap(),
-            [0.0, 1.0, 0.0]
+            [1.0, 1.0, 0.0]
         );
     }
 
