@@ -32,14 +32,12 @@ pub fn compositing_specs(motion: &Motion, clip: usize) -> Vec<Spec> {
     specs
 }
 
-/// What pictures of the future were blended of.
+/// What was moved into pictures of the future.
 #[derive(Debug)]
-pub(crate) struct Blended {
-    /// What of the last picture landed where.
+pub(crate) struct Moved {
     pub(crate) landed: Landed,
-    /// Pictures that are decoded, last, moved, earlier, and those moved, (n N, S, 3, H, W).
-    pub(crate) sources: Tensor,
-    /// How much of every pixel each of them is, (n N, S, H, W).
+    /// How much of every pixel each candidate's picture is, moved from the last one, then from each that things are followed in,
+    /// (n, N, (1 + F) K, H, W).
     pub(crate) weights: Tensor,
 }
 
@@ -64,13 +62,13 @@ impl<'a> Compositor<'a> {
     }
 
     /// What the daemon shows of decoded pictures (n, N, 3, H, W) in [-1, 1] after `seen` (n, F, 3, H, W), with `motion`
-    /// (n, M, m, h, w) where the model has it; then also what they were blended of.
+    /// (n, M, m, h, w) where the model has it; then also what was moved there.
     pub(crate) fn shown(
         &self,
         decoded: &Tensor,
         seen: &Tensor,
         motion: Option<&Tensor>,
-    ) -> (Tensor, Option<Blended>) {
+    ) -> (Tensor, Option<Moved>) {
         let recent = Recent::of(seen, self.motion.as_ref());
         match (&self.motion, motion) {
             (Some(sizes), Some(motion)) => {
@@ -84,17 +82,14 @@ impl<'a> Compositor<'a> {
                     Belonging::of(sizes, &values, clip)
                 });
                 let landed = Landed::of(sizes, &followed, clip, belonging.as_ref(), self.scale);
-                let (sources, weights) = self.blend(sizes, &decoded.clamp(-1.0, 1.0), &recent, &landed);
-                let shown =
-                    (&sources * weights.unsqueeze(2)).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
-                let shown = shown.clamp(-1.0, 1.0).reshape(decoded.size());
-                (shown, Some(Blended { landed, sources, weights }))
+                let (shown, weights) = self.blend(sizes, &decoded.clamp(-1.0, 1.0), &recent, &landed);
+                (shown, Some(Moved { landed, weights }))
             }
             _ => (keep_unchanged(decoded, &recent.last), None),
         }
     }
 
-    /// The formula of [`nextclip_core::Motion`] from what `landed` on: sources, and their weights, as [`Blended`] has them.
+    /// The formula of [`nextclip_core::Motion`] from what `landed` on; and the weights of what is moved, (n, N, (1 + F) K, H, W).
     fn blend(&self, sizes: &Motion, decoded: &Tensor, recent: &Recent, landed: &Landed) -> (Tensor, Tensor) {
         let size = decoded.size();
         let (frames, rows, columns) = (size[0] * size[1], size[3], size[4]);
@@ -134,7 +129,13 @@ impl<'a> Compositor<'a> {
 
         let read = Tensor::cat(&read, 1).to_kind(self.params.compute());
         let x = convolved(&self.params.root().pp("motion.blend"), read);
-        (sources, x.softmax(1, Kind::Float))
+        let weights = x.softmax(1, Kind::Float).unsqueeze(2);
+        let blended = (sources * &weights).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
+        let again = 2 + candidates + recent.earlier.len() as i64;
+        let of_moved =
+            [weights.narrow(1, 2, candidates), weights.narrow(1, again, weights.size()[1] - again)];
+        let of_moved = Tensor::cat(&of_moved, 1).squeeze_dim(2).unflatten(0, &size[..2]);
+        (blended.clamp(-1.0, 1.0).reshape(&size), of_moved)
     }
 }
 

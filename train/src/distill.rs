@@ -81,7 +81,7 @@ const WHOLE_WEIGHT: f64 = 1.0;
 /// says nothing is open, and what they leave behind, a shadow say, is faint.
 const WHOLE_FLOOR: f64 = 1e-4;
 /// Weight of how little of things lands where the model says.
-const LANDED_WEIGHT: f64 = 2.0;
+const LANDED_WEIGHT: f64 = 1.0;
 /// Weight of how little of what landed the blend shows, or too much.
 const LAYERED_WEIGHT: f64 = 0.5;
 /// Weight of nearness where nothing moves: there is but one future, and it is known.
@@ -155,9 +155,9 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
     let off = (&pictures.shown - aim).squeeze_dim(0);
     let none = || Tensor::zeros([], (Kind::Float, plan.device));
     let whole = told.as_ref().map_or_else(none, |_| log_mse(&off, WHOLE_FLOOR));
-    let placed = told.as_ref().zip(pictures.blended.as_ref());
+    let placed = told.as_ref().zip(pictures.moved.as_ref());
     let [landed, layered] =
-        placed.map_or_else(|| [none(), none()], |((aim, placed), blended)| placed.errors(blended, aim));
+        placed.map_or_else(|| [none(), none()], |((_, placed), moved)| placed.errors(moved));
     let still = area.squeeze_dim(0).unsqueeze(1).neg() + 1.0;
     Ok(Loss::of([
         ("lost", lost * CRITIC_WEIGHT),

@@ -7,7 +7,7 @@ use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
 use nextclip_core::{Geometry, Motion};
 use tch::{Device, Kind, Tensor};
 
-use crate::compositing::{Blended, Compositor, compositing_specs};
+use crate::compositing::{Compositor, Moved, compositing_specs};
 use crate::costs::cost_volumes;
 use crate::motion::{self, motion_specs};
 use crate::params::{Params, Spec};
@@ -168,8 +168,8 @@ pub struct Pictures {
     pub decoded: Tensor,
     /// As the daemon shows them.
     pub shown: Tensor,
-    /// What they were blended of, where the model moves the last picture into them.
-    pub(crate) blended: Option<Blended>,
+    /// What of the last picture was moved into them, where the model does that.
+    pub(crate) moved: Option<Moved>,
 }
 
 impl AtWork<'_> {
@@ -199,8 +199,8 @@ impl AtWork<'_> {
     /// The pictures of an estimate of which the decoder's are known.
     pub fn composed(&self, decoded: Tensor, estimate: &Estimate, seen: &Tensor) -> Pictures {
         let motion = estimate.motion.as_ref().map(|motion| motion.select(1, motion.size()[1] - 1));
-        let (shown, blended) = self.compositor.shown(&decoded, seen, motion.as_ref());
-        Pictures { decoded, shown, blended }
+        let (shown, moved) = self.compositor.shown(&decoded, seen, motion.as_ref());
+        Pictures { decoded, shown, moved }
     }
 
     /// An estimate whose pictures do not teach what belongs together nor, where that is `known`, where things go: a thing that

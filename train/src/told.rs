@@ -81,7 +81,7 @@ impl Told {
         let padded = |x: &Tensor, axis: usize| x.constant_pad_nd([0, count - x.size()[axis]]);
         Placed {
             things: self.things.to_device(device),
-            before: self.before.to_device(device),
+            sources: self.before.to_device(device),
             moves: Placed::moves(&going.ways, count as usize).to_device(device),
             best: padded(&going.best.squeeze_dim(0), 0),
             members: padded(members, 2),

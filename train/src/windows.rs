@@ -173,8 +173,8 @@ impl<'a> Window<'a> {
     /// Distance of where things go and of where pixels come from, as the model says, from where they truly do, in
     /// log(1 + pixels); 0 where that is not known.
     pub(crate) fn motion_loss(&self, model: &AtWork<'_>, estimate: &Estimate, pictures: &Pictures) -> Tensor {
-        let blended = pictures.blended.as_ref().zip(self.sources(pictures.shown.size()[1] as usize));
-        let sources = blended.map(|(blended, truth)| source_error(&blended.landed.from, &truth));
+        let moved = pictures.moved.as_ref().zip(self.sources(pictures.shown.size()[1] as usize));
+        let sources = moved.map(|(moved, truth)| source_error(&moved.landed.from, &truth));
         let motion = model.transformer.motion().zip(estimate.motion.as_ref());
         let motion = motion.and_then(|(sizes, motion)| {
             let clip = pictures.shown.size()[1] as usize;
@@ -195,7 +195,7 @@ impl<'a> Window<'a> {
         pictures: &Pictures,
     ) -> Option<(Tensor, Placed)> {
         let sizes = model.transformer.motion().filter(|sizes| sizes.whole && !self.onward)?;
-        let (traces, turned) = (self.traces.as_ref()?, pictures.blended.as_ref()?.landed.turned.as_ref()?);
+        let (traces, turned) = (self.traces.as_ref()?, pictures.moved.as_ref()?.landed.turned.as_ref()?);
         let clip = start.clip as usize;
         let ways = self.ways(1, clip, &sizes)?;
         let scale = model.transformer.pixels_per_cell();
