@@ -128,7 +128,7 @@
 //! out           = .. as above + weights_(2 + K + E) was_11 + ..
 //! ```
 //! where again the sums are brought to pixels. So they are sources of the blend, too: what something else hides of a thing in the
-//! last picture comes out again as it was seen before.
+//! last picture can come out again as it was seen before.
 //!
 //! Moving the last frame's pixels is an old and strong way to sharp predictions (Finn et al. 2016, arXiv 1605.07157); that
 //! things say where they go, instead of places where from, is splatting (Niklaus and Liu 2020, arXiv 2003.05534). Weights by
