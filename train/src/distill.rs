@@ -86,6 +86,9 @@ const LANDED_WEIGHT: f64 = 1.0;
 const LAYERED_WEIGHT: f64 = 0.5;
 /// Weight of nearness where nothing moves: there is but one future, and it is known.
 const STILL_WEIGHT: f64 = 1.0;
+/// Added there to a frame's mean squared error on the scale of [-1, 1] before its logarithm: 50 dB, as near as what rests comes in
+/// films.
+const STILL_FLOOR: f64 = 4e-5;
 /// Weight of nearness of the decoder's picture, which learns from nothing else of what is shown.
 const DECODER_WEIGHT: f64 = 1.0;
 /// Weight of plain reconstruction, which the decoder must not forget.
@@ -170,7 +173,7 @@ fn loss(mut window: Window<'_>, plan: &Plan, model: &Model, params: &Params) -> 
         ("landed", landed * LANDED_WEIGHT),
         ("layered", layered * LAYERED_WEIGHT),
         ("near", log_mse(&by_cells(&off, model.geometry.vae_scale), PIXEL_FLOOR) * plan.nearness),
-        ("still", log_mse(&(off * still), PIXEL_FLOOR) * STILL_WEIGHT),
+        ("still", log_mse(&(off * still), STILL_FLOOR) * STILL_WEIGHT),
         ("painted", log_mse(&(decoded - &came).squeeze_dim(0), PIXEL_FLOOR) * DECODER_WEIGHT),
         ("rebuilt", log_mse(&(rebuilt - real), PIXEL_FLOOR) * RECONSTRUCTION_WEIGHT),
     ]))

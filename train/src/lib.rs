@@ -21,6 +21,7 @@ pub mod loss;
 mod loss_table;
 pub mod model;
 pub mod motion;
+mod motion_error;
 pub mod noise;
 pub mod optim;
 pub mod params;

@@ -12,6 +12,7 @@ use crate::footage::{self, Origin};
 use crate::gradients;
 use crate::loss::Loss;
 use crate::model::{AtWork, Model, Past, Pictures};
+use crate::motion_error::source_error;
 use crate::noise::{noised_history, normal};
 use crate::params::Params;
 use crate::placed::Placed;
@@ -20,7 +21,7 @@ use crate::told::{Told, going};
 use crate::transformer::Estimate;
 use crate::vae::{Vae, is_autoencoders, is_encoders};
 use crate::validation::Validation;
-use crate::ways::{self, Ways, source_error};
+use crate::ways::{self, Ways};
 
 /// Pictures of a window that are rebuilt from their latents beside the predicted ones.
 const REBUILT: usize = 2;
