@@ -12,9 +12,6 @@ const REST_WEIGHT: f64 = 0.1;
 /// Weight of how badly cells know what they belong to, beside the distance of things in log(1 + pixels).
 const BELONGING_WEIGHT: f64 = 0.4;
 
-/// Weight of how little things are sent by their own candidates.
-const SENT_WEIGHT: f64 = 0.2;
-
 impl Ways {
     /// How far the displacements of `motion` (B, H, M, m, h, w) of cells of `scale` pixels are from the true ones, in
     /// log(1 + pixels): at the moments to come, corrected by `response` as if the pictures said exactly where the points were; and
@@ -49,17 +46,11 @@ impl Ways {
         }
         let to_come = truth.narrow(2, 0, clip);
         let places = places.narrow(2, 0, clip);
-        let weights = values.narrow(2, 0, clip).select(4, 2).squeeze_dim(-1).squeeze_dim(5).flatten(0, 1); // (B H, N, K, h, w)
         let error = if sizes.rigid {
             let values = values.squeeze_dim(-1).squeeze_dim(6).flatten(0, 1);
-            self.rigid_error(
-                sizes,
-                &Belonging::of(sizes, &values, clip),
-                [&places, &weights, &to_come],
-                scale,
-            )
+            self.rigid_error(&Belonging::of(sizes, &values, clip), &places, &to_come, scale)
         } else {
-            self.things_error(&places, &to_come, false).0
+            self.things_error(&places, &to_come).0
         };
         if missed.is_empty() {
             return error;
@@ -69,13 +60,7 @@ impl Ways {
     }
 
     /// The same of cells that move as one with what they belong to, and how badly they know that.
-    fn rigid_error(
-        &self,
-        sizes: &Motion,
-        belonging: &Belonging,
-        [places, weights, truth]: [&Tensor; 3],
-        scale: f64,
-    ) -> Tensor {
+    fn rigid_error(&self, belonging: &Belonging, places: &Tensor, truth: &Tensor, scale: f64) -> Tensor {
         // Points of a cell were corrected each by itself; pictures say it of all of a cell.
         let places = places.mean_dim([6_i64, 8].as_slice(), true, Kind::Float);
         let size = places.size();
@@ -90,16 +75,12 @@ impl Ways {
         let (x, y) = (at.reshape([1, 1, 1, 1, points]), at.reshape([1, 1, points, 1, 1]));
         let [cosine, sine] = [0, 1].map(|index| together.turns.narrow(3, index, 1).reshape(&one));
         let turn = Tensor::cat(&[(&cosine - 1.0) * &x - &sine * &y, &sine * &x + (&cosine - 1.0) * &y], 4);
-        let displacements = together.displacements.reshape(&size) * scale + turn;
-        let (error, best) = self.things_error(&displacements, truth, sizes.whole);
-        let members = self.members(&best, size[3], cells);
-        let error = error + belonging.error(&members) * BELONGING_WEIGHT;
-        if sizes.whole { error + sent_error(sizes, weights, &members) * SENT_WEIGHT } else { error }
+        let (error, best) = self.things_error(&(together.displacements.reshape(&size) * scale + turn), truth);
+        error + belonging.error(&self.members(&best, size[3], cells)) * BELONGING_WEIGHT
     }
 
     /// Which thing each candidate of each cell is one of, (B H, K h w, things): of those whose `best` (B H, things) one it is the
-    /// thing that has the most of the cell, be it little, as of a rod; the ground's where there is no other. None of
-    /// them, where nothing is known.
+    /// thing that has the most of the cell, be it little, as of a rod. None of them, where nothing is known.
     pub(crate) fn members(&self, best: &Tensor, candidates: i64, [rows, columns]: [i64; 2]) -> Tensor {
         let size = self.things.size();
         let (frames, per_cell) = (size[0] * size[1], size[2] / rows);
@@ -111,29 +92,17 @@ impl Ways {
         );
         let known = self.displacements.isnan().logical_not().flatten(0, 1).flatten(1, -1).any_dim(1, false);
         let best = best.one_hot(candidates).transpose(1, 2).unsqueeze(2); // (B H, K, 1, things)
-        let points = points.flatten(1, 2).unsqueeze(1);
-        let alone = points
-            .narrow(3, 1, points.size()[3] - 1)
-            .sum_dim_intlist([3_i64].as_slice(), false, Kind::Float)
-            .eq(0.0);
-        let _ = points.select(3, 0).multiply_(&alone);
-        let points = points * best;
+        let points = points.flatten(1, 2).unsqueeze(1) * best;
         let most = points.amax([3_i64].as_slice(), true);
         let own = points.eq_tensor(&most).logical_and(&points.gt(0.0));
         own.logical_and(&known.reshape([-1, 1, 1, 1])).flatten(1, 2).to_kind(Kind::Float)
     }
 
     /// How far things are where they are going, by displacements (B, H, M, K, 2, h, 1, w, 1) against true ones (B, H, M, 1, 2, h, r,
-    /// w, r): the mean over all points of log(1 + d), d the root of a thing's mean square distance by its candidate over all moments.
+    /// w, r): the mean over all points of log(1 + d), d the root of a thing's mean square distance by its best candidate.
     /// A thing goes one way: were each of its points free to take another candidate, or each the likeliest
-    /// of several futures, it would go to pieces. And which candidate that is, (B H, things): the best or, where they are to be taken
-    /// `by_side`, what moves that of the side that it goes to.
-    pub(crate) fn things_error(
-        &self,
-        displacements: &Tensor,
-        truth: &Tensor,
-        by_side: bool,
-    ) -> (Tensor, Tensor) {
+    /// of several futures, it would go to pieces. And which candidate that is, (B H, things).
+    pub(crate) fn things_error(&self, displacements: &Tensor, truth: &Tensor) -> (Tensor, Tensor) {
         let sum = |x: Tensor| x.sum_dim_intlist([4_i64].as_slice(), false, Kind::Float);
         let size = displacements.size();
         let (frames, moments, candidates) = (size[0] * size[1], size[2], size[3]);
@@ -141,60 +110,16 @@ impl Ways {
         let way = sum(truth.square());
         let moves = way.ge(MOVES_PX * MOVES_PX).to_kind(Kind::Float);
         let rests = way.lt(MOVES_PX * MOVES_PX).to_kind(Kind::Float);
-        let counts = by_point(&moves + rests * REST_WEIGHT, 1); // what is not known does neither
-        let counts = match by_side {
-            true => counts * self.uncrowded([truth.size()[5], truth.size()[7]]),
-            false => counts,
-        };
+        let counts = by_point(moves + rests * REST_WEIGHT, 1); // what is not known does neither
         let square = sum((displacements - truth.nan_to_num(0.0, None, None)).square());
         let square = by_point(square, candidates) * &counts;
         let of_thing = self.things.reshape([frames, -1]).one_hot(-1).to_kind(Kind::Float).unsqueeze(1);
         let points = counts.matmul(&of_thing); // (B H, M, 1, things)
         let off = log_distance(&(square.matmul(&of_thing) / points.clamp_min(REST_WEIGHT)));
         let all = (off * &points).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float); // (B H, K, things)
-        let mut best = all.argmin(1, false);
-        if by_side {
-            let moving = by_point(moves, 1).matmul(&of_thing).amax([1_i64, 2].as_slice(), false).gt(0.0);
-            let ways = truth.nan_to_num(0.0, None, None).reshape([frames, moments, 2, -1]).matmul(&of_thing);
-            let sides = sides(&ways.sum_dim_intlist([1_i64].as_slice(), false, Kind::Float), candidates);
-            let _ = moving.select(1, 0).fill_(0.0); // the ground has no side
-            best = sides.where_self(&moving, &best);
-        }
-        let least = all.gather(1, &best.unsqueeze(1), false);
+        let (least, best) = all.min_dim(1, false);
         (least.sum(Kind::Float) / points.sum(Kind::Float).clamp_min(1.0), best)
     }
-
-    /// All points but those of the ground in a cell, of so many rows and columns, that something else is in, too, which go along with
-    /// that: (B H, 1, 1, points), 1 or 0.
-    fn uncrowded(&self, [rows, columns]: [i64; 2]) -> Tensor {
-        let things = self.things.flatten(0, 1).gt(0).to_kind(Kind::Float);
-        let per_cell = things.size()[1] / rows;
-        let cells = things.max_pool2d([per_cell; 2], [per_cell; 2], [0, 0], [1, 1], false);
-        let around = cells.repeat_interleave_self_int(per_cell, 1, rows * per_cell);
-        let around = around.repeat_interleave_self_int(per_cell, 2, columns * per_cell);
-        (-around * (-things + 1.0) + 1.0).flatten(1, 2).unsqueeze(1).unsqueeze(1)
-    }
-}
-
-/// How little things are sent by their own candidates, of which `members` (n, K h w, T) are, by what cells weigh where something
-/// lands, (n, N, K, h, w): the mean of -log of the candidate's share of its cell. What weighs as much in another stands in the way
-/// of what goes by that.
-fn sent_error(sizes: &Motion, weights: &Tensor, members: &Tensor) -> Tensor {
-    let things = members.size()[2] - 1;
-    let of_things = members.narrow(2, 1, things).sum_dim_intlist([2_i64].as_slice(), false, Kind::Float);
-    let of_things = of_things.unflatten(1, &weights.size()[2..]).unsqueeze(1).expand_as(weights);
-    let share = (weights * f64::from(sizes.landing().1)).log_softmax(2, Kind::Float);
-    -(share * &of_things).sum(Kind::Float) / of_things.sum(Kind::Float).clamp_min(1.0)
-}
-
-/// The candidate, one of so many, for the direction of ways (n, 2, T), x then y: clockwise from up and right, which things seldom go,
-/// so that of two the first has what goes to the right or falls. Of what lands at a place one candidate shows one thing, with all
-/// of its cell; things that meet mostly come from different sides, and by different candidates none cuts into the other.
-fn sides(ways: &Tensor, candidates: i64) -> Tensor {
-    let (x, y) = (ways.select(1, 0), ways.select(1, 1));
-    let turn = (&x + &y).atan2(&(&x - &y)) / std::f64::consts::TAU; // -0.5 to 0.5
-    let side = ((turn + 1.0).remainder(1.0) * candidates as f64).floor();
-    side.clamp(0.0, (candidates - 1) as f64).to_kind(Kind::Int64)
 }
 
 /// How far the places (n, N, K, 2, H, W) that pixels are taken from are from the true ones (n, N, 2, H, W): the mean of
@@ -286,52 +211,6 @@ mod tests {
     }
 
     #[test]
-    fn sides_are_clockwise_from_up_and_right() {
-        // To the right, to the left, down, up; up and a little to the right.
-        let ways =
-            Tensor::from_slice(&[5.0_f32, -5.0, 0.0, 0.0, 1.0, 0.0, 0.0, 5.0, -5.0, -3.0]).reshape([1, 2, 5]);
-        let of = |candidates| Vec::<i64>::try_from(sides(&ways, candidates).flatten(0, 1)).unwrap();
-        assert_eq!(of(2), [0, 1, 0, 1, 1]);
-        assert_eq!(of(4), [0, 2, 1, 3, 3]);
-        assert_eq!(of(1), [0; 5]);
-    }
-
-    #[test]
-    fn things_are_sent_by_their_own_candidates() {
-        let sizes = Motion { rigid: true, whole: true, ..SIZES };
-        // Two cells: a thing by the second candidate, and the ground.
-        let members = Tensor::from_slice(&[0.0_f32, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]).reshape([1, 4, 2]);
-        let error = |weights: [f32; 4]| {
-            sent_error(&sizes, &Tensor::from_slice(&weights).reshape([1, 1, 2, 1, 2]), &members)
-                .double_value(&[])
-        };
-        assert!((error([1.0, 9.0, 1.0, -9.0]) - 2.0_f64.ln()).abs() < 1e-5, "the ground does not count");
-        assert!(error([0.0, 0.0, 2.0, 0.0]) < 0.01);
-        assert!(error([2.0, 0.0, 0.0, 0.0]) > 5.0);
-    }
-
-    /// A thing in both cells, but for a point of the ground.
-    #[test]
-    fn a_thing_goes_by_the_candidate_of_its_side_and_takes_the_ground_along() {
-        let error = |way: f32, candidates: [f32; 2]| {
-            let things = Tensor::from_slice(&[1_i64, 0, 1, 1, 1, 1, 1, 1]).reshape([1, 1, 2, 4]);
-            let moves = things.to_kind(Kind::Float) * f64::from(way);
-            let ways =
-                Ways { displacements: Tensor::stack(&[&moves, &moves.zeros_like()], 2).unsqueeze(2), things };
-            let said = Tensor::from_slice(&candidates).reshape([1, 1, 1, 2, 1, 1, 1, 1, 1]) * 8.0;
-            let said = said.expand([1, 1, 1, 2, 1, 1, 1, 2, 1], false);
-            let displacements = Tensor::cat(&[&said, &said.zeros_like()], 4);
-            let truth = ways.displacements.reshape([1, 1, 1, 1, 2, 1, 2, 2, 2]);
-            let (error, best) = ways.things_error(&displacements, &truth, true);
-            (error.double_value(&[]), best.int64_value(&[0, 1]))
-        };
-        let (near, best) = error(8.0, [1.0, 9.0]);
-        assert!(near < 0.1 && best == 0, "{near} by {best}");
-        let (far, best) = error(-8.0, [-1.0, 9.0]);
-        assert!(far > 3.0 && best == 1, "{far} by {best}");
-    }
-
-    #[test]
     fn cells_of_a_thing_go_as_one_where_they_know_it() {
         const RIGID: Motion = Motion { features: 2, earlier: 2, rigid: true, ..SIZES };
         // Both cells say wrong, but together right; rigid or not, and belonging to one thing or to none.
@@ -367,14 +246,6 @@ mod tests {
         let [none, one, other] = [[0.0; 3], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
         assert_eq!(members([0, 0, 1]), [one, one, other, none]);
         assert_eq!(members([1, 0, 0]), [one, one, none, none], "the greater part counts");
-        let beside = Ways { things: &ways.things - 1, ..ways };
-        let members = beside.members(&Tensor::from_slice(&[0_i64, 1]).unsqueeze(0), 2, [1, 2]);
-        let members = Vec::<Vec<f32>>::try_from(members.get(0)).unwrap();
-        assert_eq!(
-            members,
-            [[0.0; 2], [1.0, 0.0], [0.0, 1.0], [0.0; 2]],
-            "the ground beside a thing is nobody's"
-        );
     }
 
     #[test]
@@ -389,7 +260,7 @@ mod tests {
     #[test]
     fn pictures_left_for_right_move_the_other_way() {
         let ways = ways([1, 2], [8.0, -16.0]).mirrored();
-        assert!(error(&ways, &said([[2.0, 9.0], [9.0, -1.0]])) < 0.1);
+        assert!(error(&ways, &said([[2.0, -1.0], [9.0, 9.0]])) < 0.1);
         assert!(Vec::<i64>::try_from(ways.things.flatten(0, -1)).unwrap().starts_with(&[2, 2, 1, 1]));
     }
 }

@@ -118,8 +118,7 @@ pub(crate) fn going(truth: &Ways, turned: &Turned, clip: i64, scale: f64) -> Goi
     let per_cell = truth.displacements.size()[4] / cells[0];
     let came = truth.displacements.narrow(2, 0, clip);
     let came = came.reshape([1, 1, clip, 1, 2, cells[0], per_cell, cells[1], per_cell]);
-    let displacements = displacements.unsqueeze(0).unsqueeze(6).unsqueeze(-1) * scale;
-    let (_, by) = truth.things_error(&displacements, &came, true);
+    let (_, by) = truth.things_error(&(displacements.unsqueeze(0).unsqueeze(6).unsqueeze(-1) * scale), &came);
     let best = Vec::<i64>::try_from(by.flatten(0, -1)).unwrap_or_default();
 
     let of_thing = truth.things.flatten(0, 2).one_hot(-1).to_kind(Kind::Float); // (rows, columns, things)
@@ -206,17 +205,17 @@ mod tests {
         assert!(came > 0.99, "{came} of it");
     }
 
-    /// The left cell's thing turns by a quarter about its own middle and goes on, to the left, as the second of two candidates
-    /// says; the right one's rests, whatever is said.
+    /// The left cell's thing turns by a quarter about its own middle and goes on, as the second of two candidates says; the right
+    /// one's rests, whatever is said.
     #[test]
     fn things_go_as_their_cells_say() {
         let by_cell = |values: Tensor| values.repeat_interleave_self_int(2, -1, None);
-        let x = by_cell(Tensor::from_slice(&[-8.0_f32, 0.0])).expand([1, 1, 1, 2, 4], false);
+        let x = by_cell(Tensor::from_slice(&[8.0_f32, 0.0])).expand([1, 1, 1, 2, 4], false);
         let things = by_cell(Tensor::from_slice(&[1_i64, 2])).expand([1, 1, 2, 4], false).contiguous();
         let ways = Ways { displacements: Tensor::stack(&[&x, &x.zeros_like()], 3), things };
         let of = |values: [f32; 8]| Tensor::from_slice(&values).reshape([1, 1, 2, 2, 1, 2]);
         let turned = Turned {
-            displacements: of([9.0, 9.0, 9.0, 9.0, -1.0, 9.0, 0.5, 9.0]),
+            displacements: of([9.0, 9.0, 9.0, 9.0, 1.0, 9.0, 0.5, 9.0]),
             turns: of([1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0]),
         };
         let Going { ways: mut gone, best } = going(&ways, &turned, 1, 8.0);
@@ -225,7 +224,7 @@ mod tests {
         assert_eq!((gone.len(), gone[2]), (3, Way::default()));
         // Its middle is 4 pixels left of the frame's; a quarter turn takes that to 4 pixels above.
         let Way { turn_rad, shift: [x, y] } = gone[1];
-        let off = [turn_rad - std::f64::consts::FRAC_PI_2, x - (-4.0 - 8.0), y - (4.0 + 4.0)];
+        let off = [turn_rad - std::f64::consts::FRAC_PI_2, x - (-4.0 + 8.0), y - (4.0 + 4.0)];
         assert!(off.iter().all(|off| off.abs() < 1e-4), "{:?}", gone[1]);
     }
 }
