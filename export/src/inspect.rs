@@ -83,7 +83,7 @@ fn transformer(checkpoint: &Checkpoint, tokens: &TokenIds) -> Vec<(String, Strin
 }
 
 fn motion(layers: &MotionLayers) -> (String, String) {
-    let Motion { candidates, features, reach, earlier, rigid, whole, .. } = layers.sizes;
+    let Motion { candidates, features, reach, earlier, rigid, whole, sided, .. } = layers.sizes;
     let hidden = |convolutions: &[Conv]| convolutions[0].weight.shape()[0];
     let refined = layers
         .refine
@@ -95,9 +95,10 @@ fn motion(layers: &MotionLayers) -> (String, String) {
         (true, false) => "; cells of one thing go as one",
         (false, false) => "",
     };
+    let sided = if sided { ", in two layers by the side that they go to" } else { "" };
     let text = format!(
         "{candidates} displacements and {features} features a cell, blended in {} channels; looks {reach} steps of two \
-         pixels back, in {} channels{refined}; follows things in {earlier} earlier pictures{rigid}",
+         pixels back, in {} channels{refined}; follows things in {earlier} earlier pictures{rigid}{sided}",
         hidden(&layers.blend),
         hidden(&layers.stem)
     );

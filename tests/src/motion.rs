@@ -99,7 +99,7 @@ impl Reference {
         Ok(cells.into_shape_with_order((moments, sizes.channels(), rows, columns))?)
     }
 
-    /// What `motion` (M, m, h, w) with its `turns` (M, 2 K, h, w) makes of the last frame, of the `earlier` ones, those of which
+    /// What `motion` (M, m, h, w) with its `turns` (M, 3 K, h, w) makes of the last frame, of the `earlier` ones, those of which
     /// that are `None` were not seen, and of the decoder's picture of the frame to come `n`: levels (H, W, 3), not rounded.
     pub fn composite(
         &self,
@@ -119,17 +119,29 @@ impl Reference {
         let (mut carried, mut then, mut witnesses) = (Vec::new(), Vec::new(), Vec::new());
         let mut then_moved = vec![Vec::new(); sizes.witnesses()];
         let (finer, sharper) = sizes.landing();
-        for candidate in 0..sizes.candidates {
-            let first = candidate * sizes.candidate_channels();
-            let of_candidate = motion.slice(s![.., first..first + sizes.candidate_channels(), .., ..]);
-            let turns = turns.slice(s![.., 2 * candidate..2 * candidate + 2, .., ..]);
-            let past: Vec<_> = (geometry.clip..geometry.clip + sizes.witnesses())
-                .map(|moment| {
-                    past(&of_candidate.index_axis(Axis(0), moment), &turns.index_axis(Axis(0), moment))
-                })
-                .collect();
-            let [of_candidate, turns] = [of_candidate, turns].map(|of| of.index_axis(Axis(0), n).to_owned());
-            let landed = Landed::new(&of_candidate, &turns, &past, finer, f64::from(sharper));
+        for layer in 0..sizes.layers() {
+            let of = if sizes.sided { 0..sizes.candidates } else { layer..layer + 1 };
+            let sign = if layer == 0 { 1.0 } else { -1.0 };
+            let sent = |candidate: usize| {
+                let first = candidate * sizes.candidate_channels();
+                let motion = motion.slice(s![.., first..first + sizes.candidate_channels(), .., ..]);
+                let turns = turns.slice(s![.., 3 * candidate..3 * candidate + 3, .., ..]);
+                let [mut own, turned] = [&motion, &turns].map(|of| of.index_axis(Axis(0), n).to_owned());
+                if sizes.sided {
+                    let more = turned.index_axis(Axis(0), 2).mapv(|side| (sign * side).max(0.0));
+                    own.index_axis_mut(Axis(0), 2).scaled_add(f64::from(Motion::SIDE), &more);
+                }
+                let mut sent = concatenate![Axis(0), own, turned.slice(s![..2, .., ..])];
+                for moment in geometry.clip..geometry.clip + sizes.witnesses() {
+                    let past = past(&motion.index_axis(Axis(0), moment), &turns.index_axis(Axis(0), moment));
+                    sent = concatenate![Axis(0), sent, past];
+                }
+                sent
+            };
+            let sent: Vec<_> = of.map(sent).collect();
+            let sent = concatenate(Axis(1), &sent.iter().map(|sent| sent.view()).collect::<Vec<_>>())?;
+            let rows_of_cells = motion.dim().2;
+            let landed = Landed::new(&sent, sizes.features, rows_of_cells, finer, f64::from(sharper));
             let landed: Vec<_> = landed.cells.outer_iter().map(|plane| plane.to_owned()).collect();
             let cell = |pixel: usize| (pixel as f64 + 0.5) / scale - 0.5;
             let place = |pixel: usize| (pixel as f64 + 0.5) / scale * finer as f64 - 0.5;
@@ -214,38 +226,31 @@ impl Reference {
 }
 
 impl Landed {
-    /// Of one candidate's values (3 + F, h, w), its turns, (2, h, w), and what [`past`] gives for each moment past.
-    fn new(
-        motion: &Array3<f64>,
-        turns: &Array3<f64>,
-        past: &[Array3<f64>],
-        finer: usize,
-        sharper: f64,
-    ) -> Self {
-        let (_, rows, columns) = motion.dim();
+    /// Of what cells send, values, turns, and what [`past`] gives for each moment past, (5 + F and more, h, w), or of those of several
+    /// candidates, each with so many `rows`, under one another.
+    fn new(sent: &Array3<f64>, features: usize, rows: usize, finer: usize, sharper: f64) -> Self {
+        let (_, all, columns) = sent.dim();
         let place = |index: usize| (index as f64 + 0.5) / finer as f64 - 0.5;
         let sharpness = 1.0 / (2.0 * f64::from(Motion::SPREAD).powi(2));
-        let mut brought = concatenate![Axis(0), *motion, *turns];
-        for past in past {
-            brought = concatenate![Axis(0), brought, *past];
-        }
-        for row in 0..rows {
+        let to = |row: usize, column: usize| {
+            [column as f64 + sent[[0, row, column]], (row % rows) as f64 + sent[[1, row, column]]]
+        };
+        let mut brought = sent.clone();
+        for row in 0..all {
             for column in 0..columns {
-                let (x, y) =
-                    (column as f64 + motion[[0, row, column]], row as f64 + motion[[1, row, column]]);
-                let (cosine, sine) = (turns[[0, row, column]], turns[[1, row, column]]);
+                let [x, y] = to(row, column);
+                let [cosine, sine] = [3, 4].map(|channel| sent[[channel + features, row, column]]);
                 brought[[0, row, column]] = column as f64 - (cosine * x + sine * y);
-                brought[[1, row, column]] = row as f64 - (cosine * y - sine * x);
+                brought[[1, row, column]] = (row % rows) as f64 - (cosine * y - sine * x);
             }
         }
         let mut cells = Array3::zeros((brought.dim().0, rows * finer, columns * finer));
         for row in 0..rows * finer {
             for column in 0..columns * finer {
-                let affinity = Array2::from_shape_fn((rows, columns), |(from_row, from_column)| {
-                    let q = [from_row, from_column];
-                    let x = from_column as f64 + motion[[0, q[0], q[1]]] - place(column);
-                    let y = from_row as f64 + motion[[1, q[0], q[1]]] - place(row);
-                    (motion[[2, q[0], q[1]]] - sharpness * (x * x + y * y)) * sharper
+                let affinity = Array2::from_shape_fn((all, columns), |(from_row, from_column)| {
+                    let [x, y] = to(from_row, from_column);
+                    let (x, y) = (x - place(column), y - place(row));
+                    (sent[[2, from_row, from_column]] - sharpness * (x * x + y * y)) * sharper
                 });
                 let greatest = affinity.fold(f64::NEG_INFINITY, |a, b| a.max(*b));
                 let shares = affinity.mapv(|a| (a - greatest).exp());

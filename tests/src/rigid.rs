@@ -16,7 +16,7 @@ struct Cell {
 
 impl Reference {
     /// Cells `followed` (M, m, h, w) together with what they belong to as `motion` (M, m, h, w) says, and how they turn, cosine and
-    /// sine of candidate after candidate, (M, 2 K, h, w).
+    /// sine, and which side they go to, of candidate after candidate, (M, 3 K, h, w).
     pub fn together(
         &self,
         motion: &Array4<f32>,
@@ -25,8 +25,8 @@ impl Reference {
         let (sizes, geometry) = self.sizes()?;
         let (moments, _, rows, columns) = followed.dim();
         let mut moved = followed.clone();
-        let mut turns = Array4::zeros((moments, 2 * sizes.candidates, rows, columns));
-        turns.slice_mut(s![.., ..;2, .., ..]).fill(1.0);
+        let mut turns = Array4::zeros((moments, 3 * sizes.candidates, rows, columns));
+        turns.slice_mut(s![.., ..;3, .., ..]).fill(1.0);
         if !sizes.rigid {
             return Ok((moved, turns));
         }
@@ -79,8 +79,9 @@ impl Reference {
                     let own = followed[[n, channel, row, column]];
                     moved[[n, channel, row, column]] += cells[i].rigidity * (mean(&of) - own);
                 }
-                turns[[n, 2 * k, row, column]] = 1.0 + cells[i].rigidity * (c - 1.0);
-                turns[[n, 2 * k + 1, row, column]] = cells[i].rigidity * s;
+                turns[[n, 3 * k, row, column]] = 1.0 + cells[i].rigidity * (c - 1.0);
+                turns[[n, 3 * k + 1, row, column]] = cells[i].rigidity * s;
+                turns[[n, 3 * k + 2, row, column]] = (to[0] - middle[0] + to[1] - middle[1]).tanh();
             }
         }
         Ok((moved, turns))

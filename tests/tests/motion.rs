@@ -53,12 +53,31 @@ impl Bench {
     }
 }
 
-/// Those of a checkpoint, the same where cells need not agree, one candidate without features that looks as far as it can, and following without end.
-const SIZES: [Motion; 4] = [
+/// Those of a checkpoint, the same where each candidate lands by itself, where cells need not agree, one candidate without features that looks as far as it can, and following without end.
+const SIZES: [Motion; 5] = [
     MOTION,
-    Motion { whole: false, ..MOTION },
-    Motion { candidates: 1, features: 0, reach: 16, earlier: 0, refined: false, rigid: false, whole: false },
-    Motion { candidates: 1, features: 1, reach: 1, earlier: 3, refined: true, rigid: false, whole: false },
+    Motion { sided: false, ..MOTION },
+    Motion { whole: false, sided: false, ..MOTION },
+    Motion {
+        candidates: 1,
+        features: 0,
+        reach: 16,
+        earlier: 0,
+        refined: false,
+        rigid: false,
+        whole: false,
+        sided: false,
+    },
+    Motion {
+        candidates: 1,
+        features: 1,
+        reach: 1,
+        earlier: 3,
+        refined: true,
+        rigid: false,
+        whole: false,
+        sided: false,
+    },
 ];
 
 fn latents(stream: u64, frames: usize) -> Latents {

@@ -93,11 +93,11 @@ impl<'a> Compositor<'a> {
     fn blend(&self, sizes: &Motion, decoded: &Tensor, recent: &Recent, landed: &Landed) -> (Tensor, Tensor) {
         let size = decoded.size();
         let (frames, rows, columns) = (size[0] * size[1], size[3], size[4]);
-        let candidates = sizes.candidates as i64;
+        let layers = sizes.layers() as i64;
         let displacements = landed.from.flatten(1, 2);
         let moved = |pictures: &Tensor, between| {
             warp(&pictures.flatten(1, 2), &displacements, between)
-                .reshape([frames, candidates, -1, rows, columns])
+                .reshape([frames, layers, -1, rows, columns])
         };
         let still = |picture: &Tensor| picture.expand_as(decoded).reshape([frames, 1, 3, rows, columns]);
         let earlier: Vec<Tensor> = recent.earlier.iter().map(still).collect();
@@ -108,7 +108,7 @@ impl<'a> Compositor<'a> {
         let was: Vec<Tensor> = was.collect();
         let witnessed = |(was, &known): (&Tensor, &bool)| {
             let off = (&of_last - was).flatten(0, 1);
-            witnessed(&off, known).reshape([frames, candidates, 1, rows, columns])
+            witnessed(&off, known).reshape([frames, layers, 1, rows, columns])
         };
         let witnessed: Vec<Tensor> = was.iter().zip(&recent.known).map(witnessed).collect();
         let mut sources = vec![decoded.reshape([frames, 1, 3, rows, columns]), still(&recent.last), of_last];
@@ -131,9 +131,8 @@ impl<'a> Compositor<'a> {
         let x = convolved(&self.params.root().pp("motion.blend"), read);
         let weights = x.softmax(1, Kind::Float).unsqueeze(2);
         let blended = (sources * &weights).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
-        let again = 2 + candidates + recent.earlier.len() as i64;
-        let of_moved =
-            [weights.narrow(1, 2, candidates), weights.narrow(1, again, weights.size()[1] - again)];
+        let again = 2 + layers + recent.earlier.len() as i64;
+        let of_moved = [weights.narrow(1, 2, layers), weights.narrow(1, again, weights.size()[1] - again)];
         let of_moved = Tensor::cat(&of_moved, 1).squeeze_dim(2).unflatten(0, &size[..2]);
         (blended.clamp(-1.0, 1.0).reshape(&size), of_moved)
     }

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::rigid::{Belonging, Turned, from_middle, turned_back};
 
-/// What lands on the pixels of predicted frames, of every candidate.
+/// What lands on the pixels of predicted frames, of every candidate or, by sides, in every layer.
 #[derive(Debug)]
 pub(crate) struct Landed {
     /// Where it comes from, x then y in pixels, (n, N, K, 2, H, W).
@@ -40,18 +40,27 @@ impl Landed {
         let features = values.narrow(3, 3, sizes.features as i64);
         let common = belonging.filter(|_| sizes.whole).map(|belonging| belonging.common(&features));
         let features = common.unwrap_or(features);
-        let flat = |x: &Tensor| x.flatten(-2, -1);
+        // By sides, the cells of all candidates land on one another.
+        let pooled = |x: &Tensor| match sizes.sided {
+            true => x.transpose(2, 3).flatten(3, 4).unsqueeze(2),
+            false => x.shallow_clone(),
+        };
+        let flat = |x: &Tensor| pooled(&x.flatten(-2, -1));
         let values = flat(&values); // (n, N, K, 3 + F, cells)
         let displacements = match &together {
             Some(together) => flat(&together.displacements.narrow(1, 0, clip)),
             None => values.narrow(3, 0, 2),
         };
         let places = from_middle(cells, motion.device()).transpose(0, 1); // (2, cells)
+        let of_each = if sizes.sided { sizes.candidates as i64 } else { 1 };
+        let (of_cells, places) = (&places, places.repeat([1, of_each]));
         let landing = &displacements + &places;
 
         let finer = cells.map(|count| count * sizes.landing().0 as i64);
         let to = places_within(cells, finer, motion.device());
-        let (choice, density) = chosen(sizes, &landing, &values.narrow(3, 2, 1), &to);
+        let sides =
+            together.as_ref().filter(|_| sizes.sided).map(|together| together.sides.narrow(1, 0, clip));
+        let (choice, density) = chosen(sizes, &landing, &values.narrow(3, 2, 1), &to, sides.as_ref());
         let carried = |values: &Tensor| values.matmul(&choice.transpose(-2, -1)); // (n, N, K, .., p)
         let features = carried(&flat(&features));
         let pixels = cells.map(|count| count * scale);
@@ -73,7 +82,8 @@ impl Landed {
         };
         let turns = flat(&together.turns.narrow(1, 0, clip));
         let from = carried(&(&places - turned_back(&landing, &turns)));
-        let past: Vec<Tensor> = (clip..moments).map(|moment| together.past(moment, &places)).collect();
+        let past: Vec<Tensor> =
+            (clip..moments).map(|moment| pooled(&together.past(moment, of_cells))).collect();
         let mut parts = vec![from, carried(&turns), density, features];
         parts.extend(past.iter().map(|past| carried(&past.expand([-1, clip, -1, -1, -1], false))));
         let landed = to_pixels(&parts.iter().collect::<Vec<_>>());
@@ -95,7 +105,13 @@ impl Landed {
 
 /// How much of every cell lands at the places `to` (2, p), (n, N, K, p, q), and how surely anything does, (n, N, K, 1, p), of cells
 /// that are `landing` (n, N, K, 2, q) with such weights, (n, N, K, 1, q).
-fn chosen(sizes: &Motion, landing: &Tensor, weights: &Tensor, to: &Tensor) -> (Tensor, Tensor) {
+fn chosen(
+    sizes: &Motion,
+    landing: &Tensor,
+    weights: &Tensor,
+    to: &Tensor,
+    sides: Option<&Tensor>,
+) -> (Tensor, Tensor) {
     let sharper = f64::from(sizes.landing().1);
     // |a - p|^2 = |a|^2 - 2 a p + |p|^2, as a product.
     let cross = to.transpose(0, 1).matmul(landing);
@@ -104,8 +120,19 @@ fn chosen(sizes: &Motion, landing: &Tensor, weights: &Tensor, to: &Tensor) -> (T
     let distance = squares(landing, 3, true) - cross * 2.0 + squares(to, 0, false).unsqueeze(-1);
     let affinity = (weights - distance / f64::from(2.0 * Motion::SPREAD * Motion::SPREAD)) * sharper;
     let limit = f64::from(Motion::DENSITY_LIMIT);
-    let density = affinity.logsumexp([-1_i64].as_slice(), false) / sharper;
-    (affinity.softmax(-1, Kind::Float), density.unsqueeze(3).clamp(-limit, limit))
+    let of = |affinity: &Tensor| {
+        let density = affinity.logsumexp([-1_i64].as_slice(), false) / sharper;
+        (affinity.softmax(-1, Kind::Float), density.unsqueeze(3).clamp(-limit, limit))
+    };
+    let Some(sides) = sides else { return of(&affinity) };
+    let (mut choices, mut densities) = (Vec::new(), Vec::new());
+    for sign in [1.0, -1.0] {
+        let (choice, density) =
+            of(&(&affinity + (sides * sign).relu() * (f64::from(Motion::SIDE) * sharper)));
+        choices.push(choice);
+        densities.push(density);
+    }
+    (Tensor::cat(&choices, 2), Tensor::cat(&densities, 2))
 }
 
 /// Places from the frame's middle, in cells, x then y, of a finer grid of so many rows and columns than that of `cells`: (2, places).
@@ -160,6 +187,7 @@ mod tests {
             refined: false,
             rigid: false,
             whole: false,
+            sided: false,
         };
         // All cells but one have no weight; that of row 2, column 3 goes two to the right and one up.
         let motion = Tensor::zeros([1, 1, sizes.channels() as i64, 6, 8], (Kind::Float, Device::Cpu));

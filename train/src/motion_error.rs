@@ -169,6 +169,7 @@ mod tests {
         refined: false,
         rigid: false,
         whole: false,
+        sided: false,
     };
 
     /// Two cells of 8 x 8 pixels side by side, 2 x 2 points each, that move by 8 and by 16 pixels to the right, or only as

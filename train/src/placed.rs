@@ -25,8 +25,6 @@ pub(crate) struct Placed {
     pub(crate) sources: Tensor,
     /// Whether things move, (N, things), 1 or 0.
     pub(crate) moves: Tensor,
-    /// The candidate that each goes by, (things).
-    pub(crate) best: Tensor,
     /// Which thing each candidate of each cell is of, (K, h w, things), 1 or 0.
     pub(crate) members: Tensor,
 }
@@ -42,9 +40,9 @@ impl Placed {
     }
 
     /// How little of what moves is where it is to be, of pictures that are `moved` so. First of what lands there: the mean over its
-    /// pixels of -log of the share of its thing, by the thing's candidate. Then of what the blend shows: the same of the share of
-    /// those sources that have the right pixel, where any has; and, where nothing is to move nor beside, of what is left by those
-    /// that have a wrong one.
+    /// pixels of -log of the share of its thing, in the layer that has the most of it. Then of what the blend shows: the same of the
+    /// share of those sources that have the right pixel, where any has; and, where nothing is to move nor beside, of what is left
+    /// by those that have a wrong one.
     pub(crate) fn errors(&self, moved: &Moved) -> [Tensor; 2] {
         let landing = self.landing_error(&moved.landed.choice.squeeze_dim(0));
         let from: Vec<&Tensor> = std::iter::once(&moved.landed.from).chain(&moved.landed.was).collect();
@@ -61,10 +59,14 @@ impl Placed {
             x.slice(1, first, None, per_place).slice(2, first, None, per_place).flatten(1, 2)
         };
         let things = middles(&self.things); // (N, places)
-        let of_things = choice.matmul(&self.members.unsqueeze(0)); // (N, K, places, things)
+        let members = match choice.size()[3] == self.members.size()[1] {
+            true => self.members.unsqueeze(0),
+            false => self.members.flatten(0, 1), // of all candidates on one another
+        };
+        let of_things = choice.matmul(&members); // (N, layers, places, things)
         let of = things.unsqueeze(1).unsqueeze(-1).expand([-1, choice.size()[1], -1, -1], false);
         let own = of_things.gather(3, &of, false).squeeze_dim(3);
-        let share = own.gather(1, &self.best.take(&things).unsqueeze(1), false).squeeze_dim(1);
+        let share = own.amax([1_i64].as_slice(), false);
         let moving = middles(&self.moving());
         (-(share + LEAST).log() * &moving).sum(Kind::Float) / enough(&moving)
     }
@@ -123,7 +125,6 @@ mod tests {
                 .expand([1, 8, 16], false),
             sources: sources.unsqueeze(1),
             moves: Placed::moves(&[vec![Way::default(), Way { turn_rad: 0.0, shift: [-8.0, 0.0] }]], 2),
-            best: Tensor::from_slice(&[0_i64, 0]),
             members: Tensor::from_slice(&[1.0_f32, 0.0, 0.0, 1.0]).reshape([1, 2, 2]),
         }
     }

@@ -24,6 +24,8 @@ pub(crate) struct Turned {
     pub(crate) displacements: Tensor,
     /// Cosine and sine, (n, N, K, 2, h, w).
     pub(crate) turns: Tensor,
+    /// Which side the thing goes to, -1 to 1, (n, N, 1, 1, i).
+    pub(crate) sides: Tensor,
 }
 
 impl Turned {
@@ -79,13 +81,15 @@ impl Belonging {
         let (cosine, sine) = (cosine / &length, sine / length); // (n, i, 1, N)
 
         let rigidity = self.rigidity.unsqueeze(-1).unsqueeze(-1);
+        let way = &there - &middle;
+        let sides = (way.select(2, 0) + way.select(2, 1)).tanh().transpose(1, 2).unsqueeze(2).unsqueeze(2);
         let fitted = there + turned(&(&x - middle), &cosine, &sine) - &x;
         let displaced = &d + &rigidity * (fitted - &d);
         let turns = Tensor::cat(&[(cosine - 1.0) * &rigidity + 1.0, sine * &rigidity], 2);
         let back = |values: Tensor| {
             values.reshape([n, candidates, rows, columns, 2, moments]).permute([0, 5, 1, 4, 2, 3])
         };
-        Turned { displacements: back(displaced), turns: back(turns) }
+        Turned { displacements: back(displaced), turns: back(turns), sides }
     }
 
     /// How badly they tell things apart: the mean of -log of the likelihood exp(-|e_i - e_j|^2) that two belong together, over
@@ -158,8 +162,16 @@ fn cross(a: &Tensor, b: &Tensor) -> Tensor {
 mod tests {
     use super::*;
 
-    const SIZES: Motion =
-        Motion { candidates: 2, features: 2, reach: 2, earlier: 2, refined: false, rigid: true, whole: true };
+    const SIZES: Motion = Motion {
+        candidates: 2,
+        features: 2,
+        reach: 2,
+        earlier: 2,
+        refined: false,
+        rigid: true,
+        whole: true,
+        sided: false,
+    };
 
     /// What cells of 4 x 6 say: rigid, alike reliable, and e of 8 in the left half, of 0 in the right one; of one candidate
     /// as of the other.

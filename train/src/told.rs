@@ -83,7 +83,6 @@ impl Told {
             things: self.things.to_device(device),
             sources: self.before.to_device(device),
             moves: Placed::moves(&going.ways, count as usize).to_device(device),
-            best: padded(&going.best.squeeze_dim(0), 0),
             members: padded(members, 2),
         }
     }
@@ -217,6 +216,7 @@ mod tests {
         let turned = Turned {
             displacements: of([9.0, 9.0, 9.0, 9.0, 1.0, 9.0, 0.5, 9.0]),
             turns: of([1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0]),
+            sides: Tensor::zeros([1], (Kind::Float, tch::Device::Cpu)),
         };
         let Going { ways: mut gone, best } = going(&ways, &turned, 1, 8.0);
         assert_eq!(best.int64_value(&[0, 1]), 1);

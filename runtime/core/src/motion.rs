@@ -130,6 +130,16 @@
 //! where again the sums are brought to pixels. So they are sources of the blend, too: what something else hides of a thing in the
 //! last picture can come out again as it was seen before.
 //!
+//! **By sides.** What lands at a place lands with all of its cell, and things that pass each other would cut into each other, a cell
+//! wide. They mostly come from different sides. So in a model that is `sided` the cells of all candidates land on one another, but in
+//! two layers, in which things weigh more by the side that they go to; k = 1, 2 above are then layers, not candidates. With X_i and
+//! Y_i as above, so that all of a thing agree, and d_x, d_y the components of Y_i - X_i in cells, y downwards:
+//! ```text
+//! side_i     = tanh(d_x + d_y)                          to the right or down, or else to the left or up
+//! weight_1i  = weight_i + SIDE max(0, side_i)
+//! weight_2i  = weight_i + SIDE max(0, -side_i)
+//! ```
+//!
 //! Moving the last frame's pixels is an old and strong way to sharp predictions (Finn et al. 2016, arXiv 1605.07157); that
 //! things say where they go, instead of places where from, is splatting (Niklaus and Liu 2020, arXiv 2003.05534). Weights by
 //! softmax keep every pixel a mean of colours that were seen or painted.
@@ -160,6 +170,9 @@ pub struct Motion {
     /// Whether those that belong together agree on it, so that things stay whole.
     #[serde(default, skip_serializing_if = "is_false")]
     pub whole: bool,
+    /// Whether what lands comes in two layers, by the side that things go to.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub sided: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
@@ -174,8 +187,16 @@ fn is_false(flag: &bool) -> bool {
 
 impl Motion {
     /// What nextclip trains.
-    pub const DEFAULT: Self =
-        Self { candidates: 2, features: 4, reach: 7, earlier: 3, refined: true, rigid: true, whole: true };
+    pub const DEFAULT: Self = Self {
+        candidates: 2,
+        features: 4,
+        reach: 7,
+        earlier: 3,
+        refined: true,
+        rigid: true,
+        whole: true,
+        sided: true,
+    };
     /// Convolutions of the blend, of the stem, and of what refines.
     pub const LAYERS: usize = 3;
     /// How far from a place something may land and still be taken for it, in cells.
@@ -207,6 +228,8 @@ impl Motion {
     pub const CHOICE: f32 = 3.0;
     /// Mean squared difference, on the scale of -1 to 1, at which a pixel is half sure to have been seen going that way.
     pub const WITNESS_LEVEL: f32 = 1e-2;
+    /// How much more things weigh in the layer of the side that they go to.
+    pub const SIDE: f32 = 3.0;
     /// Added to the square of a turn's length, in square cells squared: where cells say no turn at all, there is none.
     pub const NO_TURN: f32 = 1e-6;
 
@@ -264,16 +287,21 @@ impl Motion {
         (2 * self.reach + 1).pow(2)
     }
 
+    /// Moved pictures: one of each candidate, or of each side.
+    pub fn layers(&self) -> usize {
+        if self.sided { 2 } else { self.candidates }
+    }
+
     /// Pictures that are blended: decoded, last, the moved ones, the earlier ones, and those moved, too.
     pub fn sources(&self) -> usize {
-        2 + self.candidates + self.earlier + self.candidates * self.witnesses()
+        2 + self.layers() * (1 + self.witnesses()) + self.earlier
     }
 
     /// Channels that the blend reads: the sources, densities and features, what was earlier where pixels come from, and how
     /// surely they were seen going that way.
     pub fn blend_inputs(&self) -> usize {
         let carried = 1 + self.features + self.witnesses();
-        3 * (self.sources() + self.candidates * self.earlier) + self.candidates * carried
+        3 * (self.sources() + self.layers() * self.earlier) + self.layers() * carried
     }
 
     /// Earlier pictures that are asked what was seen going that way, and how surely a pixel was.
@@ -300,7 +328,13 @@ impl Motion {
         let bare =
             || format!("motion: {values} features of moments past say what is rigid, must be 3 or more");
         let torn = || "motion: things that stay whole must be rigid".to_owned();
-        (self.rigid && values < 3).then(bare).or_else(|| (self.whole && !self.rigid).then(torn))
+        let split = || "motion: things that land by their sides must stay whole".to_owned();
+        let faults = [
+            (self.rigid && values < 3).then(bare),
+            (self.whole && !self.rigid).then(torn),
+            (self.sided && !self.whole).then(split),
+        ];
+        faults.into_iter().flatten().next()
     }
 
     /// The same with frames of this geometry: a cell must be whole pixels of half resolution.
@@ -355,6 +389,7 @@ mod tests {
             refined: false,
             rigid: false,
             whole: false,
+            sided: false,
         };
         assert_eq!((motion.channels(), motion.sources(), motion.blend_inputs()), (15, 5, 24));
         assert_eq!((motion.costs(), motion.moments(2)), (81, vec![1, 2]));
@@ -375,6 +410,11 @@ mod tests {
         assert_eq!(fault.as_deref(), Some(bare));
         let fault = Motion { whole: true, ..followed }.fault();
         assert_eq!(fault.as_deref(), Some("motion: things that stay whole must be rigid"));
+        let sided = Motion { candidates: 3, sided: true, ..whole };
+        assert_eq!((sided.layers(), sided.sources(), sided.blend_inputs()), (2, 10, 52));
+        let fault = Motion { sided: true, ..followed }.fault();
+        let split = "motion: things that land by their sides must stay whole";
+        assert_eq!(fault.as_deref(), Some(split));
         let fault = Motion { candidates: 0, ..motion }.fault();
         assert_eq!(fault.as_deref(), Some("motion: 0 candidates, must be 1 to 8"));
         let geometry = |vae_scale| Geometry {

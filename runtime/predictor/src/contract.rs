@@ -216,6 +216,7 @@ mod tests {
             refined: true,
             rigid: true,
             whole: true,
+            sided: false,
         });
         let encode = GraphSpecs::encode(&GEOMETRY, &CACHE, sizes);
         let remember = GraphSpecs::remember(&GEOMETRY, &CACHE, sizes);

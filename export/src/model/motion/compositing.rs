@@ -71,7 +71,7 @@ impl MotionLayers {
         g.add(&decoded, &change)
     }
 
-    /// The last frames' pixels at `places` (B * N, K * H, W, 2) of each candidate of each picture, (B * N, 3 * K, H, W), and,
+    /// The last frames' pixels at `places` (B * N, K * H, W, 2) of each layer of each picture, (B * N, 3 * K, H, W), and,
     /// where there are earlier ones, what those have there, (B * N, K * 3 * E, H, W).
     fn moved(
         &self,
@@ -103,12 +103,12 @@ impl MotionLayers {
     ) -> Option<Value> {
         let known = recent.known.as_ref().filter(|_| !was.is_empty())?;
         let [pictures, _, rows, columns] = [0, 1, 2, 3].map(|axis| moved.size(axis));
-        let (batch, candidates) = (recent.last.size(0), self.sizes.candidates);
-        let each = pictures / batch * candidates;
+        let (batch, layers) = (recent.last.size(0), self.sizes.layers());
+        let each = pictures / batch * layers;
         let of_each = was.iter().enumerate().map(|(index, was)| {
             let off = g.sub(moved, was);
             let square = g.mul(&off, &off);
-            let square = g.reshape(&square, &[pictures * candidates, 3, rows, columns]);
+            let square = g.reshape(&square, &[pictures * layers, 3, rows, columns]);
             let square = g.mean_along(&square, 1);
             let square = g.box_mean(&square, 1);
             let sure = trust(g, &square, Motion::WITNESS_LEVEL);
@@ -116,14 +116,14 @@ impl MotionLayers {
             let known = g.slice(known, 1, index..index + 1);
             let known = g.reshape(&known, &[batch, 1, 1, 1]);
             let sure = g.mul(&sure, &known);
-            g.reshape(&sure, &[pictures, candidates, 1, rows, columns])
+            g.reshape(&sure, &[pictures, layers, 1, rows, columns])
         });
         let of_each: Vec<Value> = of_each.collect();
         let all = g.concat(&of_each.iter().collect::<Vec<_>>(), 2);
-        Some(g.reshape(&all, &[pictures, candidates * was.len(), rows, columns]))
+        Some(g.reshape(&all, &[pictures, layers * was.len(), rows, columns]))
     }
 
-    /// Pictures (B, c, H, W), read at `places` (B * N, K * H, W, 2) of each candidate of each picture, (B * N, K * c, H, W). A
+    /// Pictures (B, c, H, W), read at `places` (B * N, K * H, W, 2) of each layer of each picture, (B * N, K * c, H, W). A
     /// camera's places of all its pictures lie under one another, so that its frames are read where they are, not copied for
     /// each of them.
     fn read(
@@ -135,14 +135,14 @@ impl MotionLayers {
         sample: fn(&mut GraphBuilder, &Value, &Value) -> Value,
     ) -> Value {
         let [batch, channels, rows, columns] = [0, 1, 2, 3].map(|axis| pictures.size(axis));
-        let candidates = self.sizes.candidates;
-        let each = geometry.clip * candidates;
+        let layers = self.sizes.layers();
+        let each = geometry.clip * layers;
         let places = g.reshape(places, &[batch, each * rows, columns, 2]);
         let read = sample(g, pictures, &places);
         // (B, c, N * K * H, W) to (B * N, K * c, H, W)
         let read = g.reshape(&read, &[batch, channels, each, rows, columns]);
         let read = g.transpose(&read, &[0, 2, 1, 3, 4]);
-        g.reshape(&read, &[batch * geometry.clip, candidates * channels, rows, columns])
+        g.reshape(&read, &[batch * geometry.clip, layers * channels, rows, columns])
     }
 }
 

@@ -20,6 +20,16 @@ pub(super) struct Landed {
     pub(super) was: Vec<Value>,
 }
 
+/// What cells send, each of a layer of each picture.
+struct Sent {
+    /// Where to, x then y in cells from the frame's middle, (B * N * K, 2, q).
+    landing: Value,
+    /// (B * N * K, 1, q).
+    weight: Value,
+    /// From where, as [`Chosen::from`], then features: (B * N * K, .. + F, q).
+    brought: Value,
+}
+
 /// The same of cells, or of places that are finer.
 struct Chosen {
     /// From where, x then y in cells: from the place itself or, where things turn, of what is at the frame's middle, with the turn's
@@ -45,7 +55,8 @@ impl MotionLayers {
         let each = [pictures * candidates, self.sizes.candidate_channels(), rows * columns];
         let motion = g.slice(motion, 1, 0..geometry.clip);
         let motion = g.reshape(&motion, &each);
-        let chosen = self.chosen(g, &motion, turned, geometry);
+        let sent = self.sent(g, &motion, turned, geometry);
+        let chosen = self.chosen(g, &sent, geometry);
 
         let (finer, _) = self.sizes.landing();
         let [from, carried] = [&chosen.from, &chosen.carried]
@@ -65,10 +76,11 @@ impl MotionLayers {
         };
         let unit = [columns, rows].map(|count| 2.0 / count as f32);
         let unit = g.table("sides of a cell", &[2, 1, 1], unit.into());
+        let layers = self.sizes.layers();
         let in_unit = |g: &mut GraphBuilder, places: &Value| {
             let places = g.mul(places, &unit);
             let places = g.transpose(&places, &[0, 2, 3, 1]);
-            g.reshape(&places, &[pictures, candidates * height, width, 2])
+            g.reshape(&places, &[pictures, layers * height, width, 2])
         };
         let moments = 0..turned.map_or(0, |turned| turned.past.len());
         let was = moments.map(|moment| {
@@ -79,21 +91,15 @@ impl MotionLayers {
         Landed { places: in_unit(g, &there), carried, was }
     }
 
-    /// The soft choice of every place among all cells of the last frame, whose `motion` is (B * N * K, m, q).
-    ///
-    /// `|a - p|^2 = |a|^2 - 2 a p + |p|^2`, where the last term moves all affinities of a place alike: the choice needs
-    /// it not, and the density gets it at the end. So that little is lost in the difference, places are counted from the
-    /// frame's middle.
-    fn chosen(
+    /// What the cells send, whose `motion` is (B * N * K, m, q).
+    fn sent(
         &self,
         g: &mut GraphBuilder,
         motion: &Value,
         turned: Option<&Turned>,
         geometry: &Geometry,
-    ) -> Chosen {
-        let Motion { candidates, features, .. } = self.sizes;
-        let [each, _, cells] = [0, 1, 2].map(|axis| motion.size(axis));
-        let (finer, sharper) = self.sizes.landing();
+    ) -> Sent {
+        let (cells, features) = (motion.size(2), self.sizes.features);
         let displacements = match turned {
             Some(turned) => turned.displacements.clone(),
             None => g.slice(motion, 1, 0..2),
@@ -101,14 +107,71 @@ impl MotionLayers {
         let at = g.table("places of cells", &[2, cells], places(geometry, 1));
         let landing = g.add(&displacements, &at);
         let weight = g.slice(motion, 1, 2..3);
+        let sources = match turned {
+            Some(turned) => {
+                let [cosine, sine] = g.split(&turned.turns, 1, [1; 2]);
+                let back = turned_back(g, &landing, [&cosine, &sine]);
+                let middle = g.sub(&at, &back);
+                let all: Vec<&Value> = [&middle, &turned.turns].into_iter().chain(&turned.past).collect();
+                g.concat(&all, 1)
+            }
+            None => g.map("Neg", &displacements),
+        };
+        let common = turned.and_then(|turned| turned.features.clone());
+        let brought = common.unwrap_or_else(|| g.slice(motion, 1, 3..3 + features));
+        let brought = if features > 0 { g.concat(&[&sources, &brought], 1) } else { sources };
+        match turned.and_then(|turned| turned.sides.as_ref()) {
+            Some(sides) => self.by_sides(g, &Sent { landing, weight, brought }, sides),
+            None => Sent { landing, weight, brought },
+        }
+    }
+
+    /// The same in two layers, for each of which the cells of all candidates are one after the other, (B * N * 2, .., K * q): what goes
+    /// to a side, of `sides` (B * N * K, 1, q), weighs more in one of them.
+    fn by_sides(&self, g: &mut GraphBuilder, sent: &Sent, sides: &Value) -> Sent {
+        let (candidates, layers) = (self.sizes.candidates, self.sizes.layers());
+        let pictures = sides.size(0) / candidates;
+        let cells = sides.size(2);
+        let together = |g: &mut GraphBuilder, values: &Value| {
+            let channels = values.size(1);
+            let values = g.reshape(values, &[pictures, candidates, channels, cells]);
+            let values = g.transpose(&values, &[0, 2, 1, 3]);
+            g.reshape(&values, &[pictures, 1, channels, candidates * cells])
+        };
+        let twice = |g: &mut GraphBuilder, values: &Value| {
+            let values = together(g, values);
+            let [_, _, channels, cells] = [0, 1, 2, 3].map(|axis| values.size(axis));
+            let values = g.expand(&values, &[pictures, layers, channels, cells]);
+            g.reshape(&values, &[pictures * layers, channels, cells])
+        };
+        let [landing, brought] = [&sent.landing, &sent.brought].map(|values| twice(g, values));
+        let [weight, sides] = [&sent.weight, sides].map(|values| together(g, values));
+        let signs = g.table("sides of layers", &[1, layers, 1, 1], vec![Motion::SIDE, -Motion::SIDE]);
+        let more = g.mul(&sides, &signs);
+        let more = g.map("Relu", &more);
+        let weight = g.add(&weight, &more);
+        let weight = g.reshape(&weight, &[pictures * layers, 1, candidates * cells]);
+        Sent { landing, weight, brought }
+    }
+
+    /// The soft choice of every place among all cells of the last frame that are `sent`.
+    ///
+    /// `|a - p|^2 = |a|^2 - 2 a p + |p|^2`, where the last term moves all affinities of a place alike: the choice needs
+    /// it not, and the density gets it at the end. So that little is lost in the difference, places are counted from the
+    /// frame's middle.
+    fn chosen(&self, g: &mut GraphBuilder, sent: &Sent, geometry: &Geometry) -> Chosen {
+        let (features, layers) = (self.sizes.features, self.sizes.layers());
+        let Sent { landing, weight, brought } = sent;
+        let each = landing.size(0);
+        let (finer, sharper) = self.sizes.landing();
 
         let sharpness = 0.5 / Motion::SPREAD.powi(2);
-        let square = g.mul(&landing, &landing);
+        let square = g.mul(landing, landing);
         let square = g.sum_along(&square, 1);
         let sharp = g.scalar(sharpness);
         let own = g.mul(&square, &sharp);
-        let own = g.sub(&weight, &own);
-        let weighed = g.concat(&[&landing, &own], 1); // (each, 3, q)
+        let own = g.sub(weight, &own);
+        let weighed = g.concat(&[landing, &own], 1); // (each, 3, q)
         let places = places(geometry, finer);
         let count = places.len() / 2;
         let far = (0..count).map(|p| sharpness * (places[p].powi(2) + places[count + p].powi(2)));
@@ -135,21 +198,8 @@ impl MotionLayers {
         let density = g.clip(&density, -Motion::DENSITY_LIMIT, Motion::DENSITY_LIMIT);
         let density = g.reshape(&density, &[each, 1, count]);
 
-        let sources = match turned {
-            Some(turned) => {
-                let [cosine, sine] = g.split(&turned.turns, 1, [1; 2]);
-                let back = turned_back(g, &landing, [&cosine, &sine]);
-                let middle = g.sub(&at, &back);
-                let all: Vec<&Value> = [&middle, &turned.turns].into_iter().chain(&turned.past).collect();
-                g.concat(&all, 1)
-            }
-            None => g.map("Neg", &displacements),
-        };
-        let from = sources.size(1);
-        let common = turned.and_then(|turned| turned.features.clone());
-        let brought = common.unwrap_or_else(|| g.slice(motion, 1, 3..3 + features));
-        let brought = if features > 0 { g.concat(&[&sources, &brought], 1) } else { sources };
-        let brought = g.transpose(&brought, &[0, 2, 1]); // (each, q, .. + F)
+        let from = brought.size(1) - features;
+        let brought = g.transpose(brought, &[0, 2, 1]); // (each, q, .. + F)
         let chosen = g.matmul(&choice, &brought);
         let chosen = g.transpose(&chosen, &[0, 2, 1]); // (each, .. + F, p)
         let mut carried = density;
@@ -161,7 +211,7 @@ impl MotionLayers {
         let chosen = g.slice(&chosen, 1, 0..from);
         Chosen {
             from: g.reshape(&chosen, &[each, from, rows, columns]),
-            carried: g.reshape(&carried, &[each / candidates, candidates * (1 + features), rows, columns]),
+            carried: g.reshape(&carried, &[each / layers, layers * (1 + features), rows, columns]),
         }
     }
 }

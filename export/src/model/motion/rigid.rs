@@ -16,6 +16,8 @@ pub(super) struct Turned {
     /// How a place of the last frame is where its thing was, of each moment past one after another: what is added to it and,
     /// turned back by which, the place itself, (B * N * K, 4, h * w).
     pub(super) past: Vec<Value>,
+    /// Which side its thing goes to, -1 to 1, (B * N * K, 1, h * w), where things land by their sides.
+    pub(super) sides: Option<Value>,
 }
 
 /// Values of two coordinates at some moments, x of all of them, then y: (B, i, 2 M), where the cells of one candidate after the
@@ -65,6 +67,7 @@ impl MotionLayers {
         let means = pairs.g.within(LANDING, |g| g.matmul(&shares, &all));
         let [middle, there, dot, cross] =
             pairs.g.split(&means, 2, [2 * moments, 2 * moments, moments, moments]);
+        let sides = self.sizes.sided.then(|| pairs.sides(&middle, &there));
         let (of_middle, across) = (pairs.dot(&middle, &there), pairs.cross(&middle, &there));
         let cosine = pairs.g.sub(&dot, &of_middle);
         let floor = pairs.g.scalar(Motion::RIGID_FLOOR);
@@ -91,13 +94,17 @@ impl MotionLayers {
             let features = by_moment(g, &features, [candidates, cells, clip]);
             to_come(g, &features, clip)
         });
+        let sides = sides.map(|sides| {
+            let sides = by_moment(g, &sides, [candidates, cells, moments]);
+            to_come(g, &sides, clip)
+        });
         let past = (clip..moments).map(|moment| {
             let [d, turns] = [&displacements, &turns].map(|values| g.slice(values, 1, moment..moment + 1));
             past(g, &d, &turns, geometry)
         });
         let past = past.collect();
         let [displacements, turns] = [&displacements, &turns].map(|values| to_come(g, values, clip));
-        Turned { displacements, turns, features, past }
+        Turned { displacements, turns, features, past, sides }
     }
 
     /// How rigid each candidate of each cell is, (B, i, 1), and how much it takes of each, (B, i, i).
@@ -197,6 +204,14 @@ impl Pairs<'_> {
         let products = self.g.mul(a, &across);
         let [x, y] = self.coordinates(&products);
         self.g.sub(&x, &y)
+    }
+
+    /// Which side goes what is in the `middle` and then `there`, (B, i, M).
+    fn sides(&mut self, middle: &Value, there: &Value) -> Value {
+        let way = self.g.sub(there, middle);
+        let [x, y] = self.coordinates(&way);
+        let way = self.g.add(&x, &y);
+        self.g.map("Tanh", &way)
     }
 
     fn of_length_one(&mut self, cosine: &Value, sine: &Value) -> (Value, Value) {
