@@ -121,15 +121,15 @@ impl Reference {
         let (finer, sharper) = sizes.landing();
         for layer in 0..sizes.layers() {
             let of = if sizes.sided { 0..sizes.candidates } else { layer..layer + 1 };
-            let sign = if layer == 0 { 1.0 } else { -1.0 };
             let sent = |candidate: usize| {
                 let first = candidate * sizes.candidate_channels();
                 let motion = motion.slice(s![.., first..first + sizes.candidate_channels(), .., ..]);
                 let turns = turns.slice(s![.., 3 * candidate..3 * candidate + 3, .., ..]);
                 let [mut own, turned] = [&motion, &turns].map(|of| of.index_axis(Axis(0), n).to_owned());
                 if sizes.sided {
-                    let more = turned.index_axis(Axis(0), 2).mapv(|side| (sign * side).max(0.0));
-                    own.index_axis_mut(Axis(0), 2).scaled_add(f64::from(Motion::SIDE), &more);
+                    let to = f64::from(Motion::SIDES[layer]);
+                    let more = turned.index_axis(Axis(0), 2).mapv(|side| (to * side).max(0.0));
+                    own.index_axis_mut(Axis(0), 2).zip_mut_with(&more, |weight, more| *weight += more);
                 }
                 let mut sent = concatenate![Axis(0), own, turned.slice(s![..2, .., ..])];
                 for moment in geometry.clip..geometry.clip + sizes.witnesses() {

@@ -126,9 +126,8 @@ fn chosen(
     };
     let Some(sides) = sides else { return of(&affinity) };
     let (mut choices, mut densities) = (Vec::new(), Vec::new());
-    for sign in [1.0, -1.0] {
-        let (choice, density) =
-            of(&(&affinity + (sides * sign).relu() * (f64::from(Motion::SIDE) * sharper)));
+    for side in Motion::SIDES {
+        let (choice, density) = of(&(&affinity + (sides * f64::from(side)).relu() * sharper));
         choices.push(choice);
         densities.push(density);
     }

@@ -6,7 +6,10 @@ use tch::{Kind, Tensor};
 
 use crate::compositing::Moved;
 
-/// The least share whose logarithm is taken.
+/// The least share whose logarithm is taken, of what lands: the choice there is sharp, and what is outweighed by far is to
+/// learn, too.
+const LEAST_LANDED: f64 = 1e-6;
+/// And of what the blend shows.
 const LEAST: f64 = 1e-3;
 /// What is from so far off, in pixels, is still right.
 const RIGHT_PX: f64 = 1.5;
@@ -68,7 +71,7 @@ impl Placed {
         let own = of_things.gather(3, &of, false).squeeze_dim(3);
         let share = own.amax([1_i64].as_slice(), false);
         let moving = middles(&self.moving());
-        (-(share + LEAST).log() * &moving).sum(Kind::Float) / enough(&moving)
+        (-(share + LEAST_LANDED).log() * &moving).sum(Kind::Float) / enough(&moving)
     }
 
     /// Whether the pixels that are taken `from` there, (1, N, 1 + F, K, 2, H, W), are those that are to be here,

@@ -136,8 +136,7 @@
 //! Y_i as above, so that all of a thing agree, and d_x, d_y the components of Y_i - X_i in cells, y downwards:
 //! ```text
 //! side_i     = tanh(d_x + d_y)                          to the right or down, or else to the left or up
-//! weight_1i  = weight_i + SIDE max(0, side_i)
-//! weight_2i  = weight_i + SIDE max(0, -side_i)
+//! weight_ki  = weight_i + max(0, SIDES_k side_i)
 //! ```
 //!
 //! Moving the last frame's pixels is an old and strong way to sharp predictions (Finn et al. 2016, arXiv 1605.07157); that
@@ -228,8 +227,8 @@ impl Motion {
     pub const CHOICE: f32 = 3.0;
     /// Mean squared difference, on the scale of -1 to 1, at which a pixel is half sure to have been seen going that way.
     pub const WITNESS_LEVEL: f32 = 1e-2;
-    /// How much more things weigh in the layer of the side that they go to.
-    pub const SIDE: f32 = 3.0;
+    /// How much more things weigh in each layer, by the side that they go to.
+    pub const SIDES: [f32; 2] = [3.0, -3.0];
     /// Added to the square of a turn's length, in square cells squared: where cells say no turn at all, there is none.
     pub const NO_TURN: f32 = 1e-6;
 
@@ -289,7 +288,7 @@ impl Motion {
 
     /// Moved pictures: one of each candidate, or of each side.
     pub fn layers(&self) -> usize {
-        if self.sided { 2 } else { self.candidates }
+        if self.sided { Self::SIDES.len() } else { self.candidates }
     }
 
     /// Pictures that are blended: decoded, last, the moved ones, the earlier ones, and those moved, too.

@@ -146,7 +146,7 @@ impl MotionLayers {
         };
         let [landing, brought] = [&sent.landing, &sent.brought].map(|values| twice(g, values));
         let [weight, sides] = [&sent.weight, sides].map(|values| together(g, values));
-        let signs = g.table("sides of layers", &[1, layers, 1, 1], vec![Motion::SIDE, -Motion::SIDE]);
+        let signs = g.table("sides of layers", &[1, layers, 1, 1], Motion::SIDES.to_vec());
         let more = g.mul(&sides, &signs);
         let more = g.map("Relu", &more);
         let weight = g.add(&weight, &more);
