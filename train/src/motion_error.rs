@@ -48,19 +48,31 @@ impl Ways {
         let places = places.narrow(2, 0, clip);
         let error = if sizes.rigid {
             let values = values.squeeze_dim(-1).squeeze_dim(6).flatten(0, 1);
-            self.rigid_error(&Belonging::of(sizes, &values, clip), &places, &to_come, scale)
+            self.rigid_error(sizes, &Belonging::of(sizes, &values, clip), &places, &to_come, scale)
         } else {
-            self.things_error(&places, &to_come).0
+            self.things_error(sizes, &places, &to_come).0
         };
         if missed.is_empty() {
             return error;
         }
         let first = values.narrow(2, 0, 1).narrow(4, 0, 2) * scale;
-        error + missed_error(&Tensor::stack(&missed, 2), &truth.narrow(2, clip, followed), &first, &to_come)
+        let chosen = match sizes.sided {
+            true => own_candidate(sizes, &self.things)
+                .reshape([&points[..2], &[1, 1, rows, per_cell, columns, per_cell]].concat()),
+            false => nearest(&first, &to_come.narrow(2, 0, 1)),
+        };
+        error + missed_error(&Tensor::stack(&missed, 2), &truth.narrow(2, clip, followed), &chosen, &to_come)
     }
 
     /// The same of cells that move as one with what they belong to, and how badly they know that.
-    fn rigid_error(&self, belonging: &Belonging, places: &Tensor, truth: &Tensor, scale: f64) -> Tensor {
+    fn rigid_error(
+        &self,
+        sizes: &Motion,
+        belonging: &Belonging,
+        places: &Tensor,
+        truth: &Tensor,
+        scale: f64,
+    ) -> Tensor {
         // Points of a cell were corrected each by itself; pictures say it of all of a cell.
         let places = places.mean_dim([6_i64, 8].as_slice(), true, Kind::Float);
         let size = places.size();
@@ -75,7 +87,8 @@ impl Ways {
         let (x, y) = (at.reshape([1, 1, 1, 1, points]), at.reshape([1, 1, points, 1, 1]));
         let [cosine, sine] = [0, 1].map(|index| together.turns.narrow(3, index, 1).reshape(&one));
         let turn = Tensor::cat(&[(&cosine - 1.0) * &x - &sine * &y, &sine * &x + (&cosine - 1.0) * &y], 4);
-        let (error, best) = self.things_error(&(together.displacements.reshape(&size) * scale + turn), truth);
+        let displacements = together.displacements.reshape(&size) * scale + turn;
+        let (error, best) = self.things_error(sizes, &displacements, truth);
         error + belonging.error(&self.members(&best, size[3], cells)) * BELONGING_WEIGHT
     }
 
@@ -101,8 +114,14 @@ impl Ways {
     /// How far things are where they are going, by displacements (B, H, M, K, 2, h, 1, w, 1) against true ones (B, H, M, 1, 2, h, r,
     /// w, r): the mean over all points of log(1 + d), d the root of a thing's mean square distance by its best candidate.
     /// A thing goes one way: were each of its points free to take another candidate, or each the likeliest
-    /// of several futures, it would go to pieces. And which candidate that is, (B H, things).
-    pub(crate) fn things_error(&self, displacements: &Tensor, truth: &Tensor) -> (Tensor, Tensor) {
+    /// of several futures, it would go to pieces. By sides, where all candidates land on one another, the first is the ground's and
+    /// the second is the things'. And which candidate that is, (B H, things).
+    pub(crate) fn things_error(
+        &self,
+        sizes: &Motion,
+        displacements: &Tensor,
+        truth: &Tensor,
+    ) -> (Tensor, Tensor) {
         let sum = |x: Tensor| x.sum_dim_intlist([4_i64].as_slice(), false, Kind::Float);
         let size = displacements.size();
         let (frames, moments, candidates) = (size[0] * size[1], size[2], size[3]);
@@ -117,7 +136,14 @@ impl Ways {
         let points = counts.matmul(&of_thing); // (B H, M, 1, things)
         let off = log_distance(&(square.matmul(&of_thing) / points.clamp_min(REST_WEIGHT)));
         let all = (off * &points).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float); // (B H, K, things)
-        let (least, best) = all.min_dim(1, false);
+        let (least, best) = match sizes.sided {
+            true => {
+                let things = Tensor::arange(all.size()[2], (Kind::Int64, all.device()));
+                let best = own_candidate(sizes, &things).expand([frames, -1], false);
+                (all.gather(1, &best.unsqueeze(1), false).squeeze_dim(1), best)
+            }
+            false => all.min_dim(1, false),
+        };
         (least.sum(Kind::Float) / points.sum(Kind::Float).clamp_min(1.0), best)
     }
 }
@@ -133,13 +159,22 @@ pub(crate) fn source_error(sources: &Tensor, truth: &Tensor) -> Tensor {
     (nearest * &moves).sum(Kind::Float) / moves.sum(Kind::Float).clamp_min(1.0)
 }
 
+/// Which candidate `things` of these numbers go by, by sides: the ground by the first, all else by the second.
+fn own_candidate(sizes: &Motion, things: &Tensor) -> Tensor {
+    things.clamp_max(1.min(sizes.candidates as i64 - 1))
+}
+
+/// Which candidate is nearest to where points truly are at the `first` moment to come, (B, H, 1, 1, h, r, w, r).
+fn nearest(first: &Tensor, truth: &Tensor) -> Tensor {
+    let off = (first - truth.nan_to_num(0.0, None, None)).square();
+    off.sum_dim_intlist([4_i64].as_slice(), false, Kind::Float).argmin(3, true)
+}
+
 /// Mean of log(1 + distance) of what is `missed` (B, H, F, K, 2, ..) of where points were, `truth`, by the candidate that is
-/// nearest to the thing at the `first` moment to come: one candidate is one thing. Points at rest count as much as those
-/// that move, or nobody says where they were.
-fn missed_error(missed: &Tensor, truth: &Tensor, first: &Tensor, to_come: &Tensor) -> Tensor {
+/// `chosen` for them: one candidate is one thing. Points at rest count as much as those that move, or nobody says where they were.
+fn missed_error(missed: &Tensor, truth: &Tensor, chosen: &Tensor, to_come: &Tensor) -> Tensor {
     let sum = |x: &Tensor| x.square().sum_dim_intlist([4_i64].as_slice(), false, Kind::Float);
     let next = to_come.narrow(2, 0, 1);
-    let chosen = sum(&(first - next.nan_to_num(0.0, None, None))).argmin(3, true);
     let off = log_distance(&sum(missed));
     let chosen = chosen.expand([&[-1, -1, off.size()[2], -1], &off.size()[4..]].concat(), false);
     let off = off.gather(3, &chosen, false);
@@ -209,6 +244,19 @@ mod tests {
         assert_eq!(error(&ways([0, 1], [f32::NAN, f32::NAN]), &torn), 0.0);
         let beside = |rests: f32| error(&ways([1, 2], [rests, 8.0]), &said([[9.0, 1.0], [9.0, 1.0]]));
         assert!(0.1 < beside(0.0) && beside(0.0) < 0.3 * beside(8.0), "{} {}", beside(0.0), beside(8.0));
+    }
+
+    /// All candidates land on one another there: which of them is a thing's must not depend on where it goes.
+    #[test]
+    fn by_sides_things_go_by_the_second_candidate() {
+        const SIDED: Motion = Motion { sided: true, ..SIZES };
+        let error = |things: [i64; 2], candidates: [[f32; 2]; 2]| {
+            ways(things, [8.0, 8.0]).error(&SIDED, &said(candidates), None, 8.0).double_value(&[])
+        };
+        let [right, wrong] = [[1.0, 1.0], [9.0, 9.0]];
+        assert!(error([1, 2], [wrong, right]) < 0.1);
+        assert!(error([1, 2], [right, wrong]) > 3.0, "the first is the ground's");
+        assert!(error([0, 0], [right, wrong]) < 0.1);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! things that are whole, wherever they go. What came is no such picture: where a thing goes astray, it would have of it
 //! only what is where it should be.
 
+use nextclip_core::Motion;
 use nextclip_scenes::{Trace, Way};
 use tch::{Kind, Tensor};
 
@@ -111,13 +112,14 @@ fn turned_over(Way { turn_rad, shift: [x, y] }: Way) -> Way {
 
 /// The ways of things from the last of the frames of `truth` to the `clip` moments to come, of cells of `scale` pixels that are
 /// `turned`, each of its best candidate. What truly rests has none.
-pub(crate) fn going(truth: &Ways, turned: &Turned, clip: i64, scale: f64) -> Going {
+pub(crate) fn going(sizes: &Motion, truth: &Ways, turned: &Turned, clip: i64, scale: f64) -> Going {
     let displacements = turned.displacements.narrow(1, 0, clip); // (1, N, K, 2, h, w)
     let cells = [4, 5].map(|axis| displacements.size()[axis]);
     let per_cell = truth.displacements.size()[4] / cells[0];
     let came = truth.displacements.narrow(2, 0, clip);
     let came = came.reshape([1, 1, clip, 1, 2, cells[0], per_cell, cells[1], per_cell]);
-    let (_, by) = truth.things_error(&(displacements.unsqueeze(0).unsqueeze(6).unsqueeze(-1) * scale), &came);
+    let displacements = displacements.unsqueeze(0).unsqueeze(6).unsqueeze(-1) * scale;
+    let (_, by) = truth.things_error(sizes, &displacements, &came);
     let best = Vec::<i64>::try_from(by.flatten(0, -1)).unwrap_or_default();
 
     let of_thing = truth.things.flatten(0, 2).one_hot(-1).to_kind(Kind::Float); // (rows, columns, things)
@@ -218,7 +220,8 @@ mod tests {
             turns: of([1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0]),
             sides: Tensor::zeros([1], (Kind::Float, tch::Device::Cpu)),
         };
-        let Going { ways: mut gone, best } = going(&ways, &turned, 1, 8.0);
+        let Going { ways: mut gone, best } =
+            going(&Motion { sided: false, ..Motion::DEFAULT }, &ways, &turned, 1, 8.0);
         assert_eq!(best.int64_value(&[0, 1]), 1);
         let gone = gone.remove(0);
         assert_eq!((gone.len(), gone[2]), (3, Way::default()));

@@ -202,7 +202,7 @@ impl<'a> Window<'a> {
         let scale = model.transformer.pixels_per_cell();
         let (past, to_come) = traces.split_at(traces.len() - clip);
         tch::no_grad(|| {
-            let going = going(&ways, turned, start.clip, scale);
+            let going = going(&sizes, &ways, turned, start.clip, scale);
             let cells = [4, 5].map(|axis| turned.displacements.size()[axis]);
             let members = ways.members(&going.best, sizes.candidates as i64, cells).squeeze_dim(0);
             let members = members.unflatten(0, [sizes.candidates as i64, -1].as_slice());
