@@ -138,6 +138,8 @@
 //! side_i     = tanh(d_x + d_y)                          to the right or down, or else to the left or up
 //! weight_ki  = weight_i + max(0, SIDES_k side_i)
 //! ```
+//! So that it does not depend on where things go which of its two candidates a cell has for them, the first is trained to be the
+//! ground's there, and the second what stands on it.
 //!
 //! Moving the last frame's pixels is an old and strong way to sharp predictions (Finn et al. 2016, arXiv 1605.07157); that
 //! things say where they go, instead of places where from, is splatting (Niklaus and Liu 2020, arXiv 2003.05534). Weights by
