@@ -39,16 +39,7 @@ pub const TINY: Geometry = Geometry {
 };
 
 /// Two candidates with a few features, looked for in 25 places.
-pub const MOTION: Motion = Motion {
-    candidates: 2,
-    features: 3,
-    reach: 2,
-    earlier: 2,
-    refined: true,
-    rigid: true,
-    whole: true,
-    sided: true,
-};
+pub const MOTION: Motion = Motion { features: 3, reach: 2, earlier: 2, ..Motion::DEFAULT };
 
 impl RandomCheckpoint {
     /// The smallest of everything: a prediction takes milliseconds.

@@ -20,16 +20,7 @@ pub(crate) const GEOMETRY: Geometry = Geometry {
     frame_interval_ms: 200,
 };
 
-pub(crate) const MOTION: Motion = Motion {
-    candidates: 2,
-    features: 2,
-    reach: 2,
-    earlier: 2,
-    refined: true,
-    rigid: true,
-    whole: true,
-    sided: true,
-};
+pub(crate) const MOTION: Motion = Motion { features: 2, reach: 2, earlier: 2, ..Motion::DEFAULT };
 
 pub(crate) fn transformer_config() -> TransformerConfig {
     TransformerConfig {
