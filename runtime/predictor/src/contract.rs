@@ -208,16 +208,7 @@ mod tests {
 
     #[test]
     fn costs_go_from_encode_to_remember_and_motion_to_decode() {
-        let sizes = Some(Motion {
-            candidates: 2,
-            features: 4,
-            reach: 7,
-            earlier: 3,
-            refined: true,
-            rigid: true,
-            whole: true,
-            sided: false,
-        });
+        let sizes = Some(Motion::DEFAULT);
         let encode = GraphSpecs::encode(&GEOMETRY, &CACHE, sizes);
         let remember = GraphSpecs::remember(&GEOMETRY, &CACHE, sizes);
         let decode = GraphSpecs::decode(&GEOMETRY, &CACHE, sizes);
