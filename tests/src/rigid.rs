@@ -113,7 +113,8 @@ impl Cell {
 
     /// The mean of all vectors e by how near they are to this cell's.
     fn gathered(&self, all: &[Self]) -> Vec<f64> {
-        let near: Vec<f64> = all.iter().map(|other| (-self.apart(other)).exp()).collect();
+        let near: Vec<f64> =
+            all.iter().map(|other| (-f64::from(Motion::NARROWER) * self.apart(other)).exp()).collect();
         let whole: f64 = near.iter().sum();
         let mean =
             |index: usize| all.iter().zip(&near).map(|(other, near)| near * other.e[index]).sum::<f64>();

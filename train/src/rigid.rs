@@ -48,7 +48,7 @@ impl Belonging {
         let said = said.permute([0, 2, 4, 5, 1, 3]).flatten(4, 5).flatten(1, 3); // (n, i, V)
         let mut e = said.narrow(2, 2, said.size()[2] - 2);
         for _ in 0..sizes.gathered() {
-            e = apart(&e).neg().softmax(-1, Kind::Float).matmul(&e);
+            e = (apart(&e) * -f64::from(Motion::NARROWER)).softmax(-1, Kind::Float).matmul(&e);
         }
         let (apart, reliability) = (apart(&e), said.narrow(2, 1, 1).transpose(1, 2));
         let shares = (reliability - &apart).softmax(-1, Kind::Float);

@@ -105,7 +105,7 @@
 //! other first become one (mean shift, Fukunaga and Hostetler 1975), and what a thing carries along for the blend is one, too, so
 //! that all of it is taken from one candidate:
 //! ```text
-//! e_i        <- sum over j of e_j softmax over j of -|e_i - e_j|^2, all at once, GATHER_STEPS times
+//! e_i        <- sum over j of e_j softmax over j of -NARROWER |e_i - e_j|^2, all at once, GATHER_STEPS times
 //! features_i += sigmoid(rigidity_i) (sum over j of share_ij features_j - features_i)
 //! ```
 //! Things that pass each other land on neighbouring cells, where a mean of both motions would bend both. So there the choice of what
@@ -223,6 +223,8 @@ impl Motion {
     pub const RIGID_FLOOR: f32 = 0.05;
     /// How often vectors that say what cells belong to are gathered to those around them.
     pub const GATHER_STEPS: usize = 4;
+    /// How much more the square of how far they are apart counts in that: things whose vectors are near each other stay two.
+    pub const NARROWER: f32 = 2.0;
     /// Places a cell, along both axes, where it is chosen what lands there, where things stay whole.
     pub const FINER: usize = 2;
     /// How much sharper that choice is there.

@@ -123,9 +123,10 @@ impl MotionLayers {
 
         let none = g.scalar(0.0);
         let nobody = g.expand(&none, reliability.shape());
-        let mut e = e;
+        let (mut e, narrower) = (e, g.scalar(Motion::NARROWER.sqrt()));
         for _ in 0..self.sizes.gathered() {
-            let near = likeness(g, &e, &nobody);
+            let farther = g.mul(&e, &narrower);
+            let near = likeness(g, &farther, &nobody);
             e = g.matmul(&near, &e);
         }
         [rigidity, likeness(g, &e, &reliability)]
