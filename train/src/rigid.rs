@@ -217,16 +217,27 @@ mod tests {
         assert_eq!(error(things(half(0.0, 0.0), half(0.0, 0.0))), 0.0);
     }
 
-    /// What cells of a thing say of it is a little different each, up to 1 apart; that of two things is 5 apart.
+    /// What cells of a thing say of it is a little different each, up to 1.4 apart, which is 2 by the kernel's measure; that of two
+    /// things is 6 apart.
     #[test]
     fn cells_that_say_nearly_the_same_come_to_agree() {
-        let values = Tensor::zeros([1, 1 + 2, 2, 5, 4, 6], (Kind::Float, Device::Cpu));
-        let scattered = Tensor::from_slice(&[-0.5_f32, 0.0, 0.5, 5.5, 6.0, 6.5]);
-        values.select(1, 2).select(2, 3).copy_(&scattered.expand([1, 2, 4, 6], false));
-        let apart = Belonging::of(&SIZES, &values, 1).apart;
-        let between = |i: i64, j: i64| apart.double_value(&[0, i, j]);
+        let between = between([-0.7, 0.0, 0.7, 6.7, 7.4, 8.1]);
         assert!(between(0, 2) < 0.1, "{} apart", between(0, 2));
-        assert!(between(2, 3) > 20.0, "{} apart", between(2, 3));
+        assert!(between(2, 3) > 30.0, "{} apart", between(2, 3));
+    }
+
+    #[test]
+    fn things_that_say_nearly_the_same_stay_two() {
+        let between = between([0.0, 0.0, 0.0, 1.5, 1.5, 1.5]);
+        assert!(between(2, 3) > 1.5, "{} apart", between(2, 3));
+    }
+
+    /// How far candidates are apart of cells whose six columns say so.
+    fn between(said: [f32; 6]) -> impl Fn(i64, i64) -> f64 {
+        let values = Tensor::zeros([1, 1 + 2, 2, 5, 4, 6], (Kind::Float, Device::Cpu));
+        values.select(1, 2).select(2, 3).copy_(&Tensor::from_slice(&said).expand([1, 2, 4, 6], false));
+        let apart = Belonging::of(&SIZES, &values, 1).apart;
+        move |i, j| apart.double_value(&[0, i, j])
     }
 
     #[test]
