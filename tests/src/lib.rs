@@ -2,6 +2,7 @@
 
 mod decode_graph;
 mod following;
+mod landing;
 mod motion;
 mod random_checkpoint;
 mod reference;

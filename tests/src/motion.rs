@@ -2,21 +2,16 @@
 //! pictures that are made of it. Written from the formulas of `nextclip_core::Motion` alone.
 
 use anyhow::Context;
-use ndarray::{Array1, Array2, Array3, Array4, ArrayView3, Axis, concatenate, s};
+use ndarray::{Array1, Array2, Array3, Array4, Axis, concatenate, s};
 use nextclip_core::{Geometry, Motion, Picture};
 
 use crate::following::smooth;
+use crate::landing::Landed;
 use crate::reference::{Reference, silu};
+use crate::rigid::Together;
 
 /// A picture's planes, from -1 to 1.
 pub(crate) type Planes = Array3<f64>;
-
-/// What lands on the cells of a predicted frame, of one candidate.
-struct Landed {
-    /// What `R^T p` is added to where p comes from, x and y in cells; density, features; cosine and sine of R; then, of each moment
-    /// past, what `R v` is added to where that was, and cosine and sine: (5 + F + .., h, w).
-    cells: Array3<f64>,
-}
 
 impl Reference {
     pub(crate) fn sizes(&self) -> anyhow::Result<(Motion, Geometry)> {
@@ -99,14 +94,14 @@ impl Reference {
         Ok(cells.into_shape_with_order((moments, sizes.channels(), rows, columns))?)
     }
 
-    /// What `motion` (M, m, h, w) with its `turns` (M, 3 K, h, w) makes of the last frame, of the `earlier` ones, those of which
-    /// that are `None` were not seen, and of the decoder's picture of the frame to come `n`: levels (H, W, 3), not rounded.
+    /// What cells `together` make of the last frame, of the `earlier` ones, those of which that are `None` were not seen, and of the
+    /// decoder's picture of the frame to come `n`: levels (H, W, 3), not rounded.
     pub fn composite(
         &self,
         decoded: &Picture,
         last: &Picture,
         earlier: &[Option<Picture>],
-        [motion, turns]: [&Array4<f64>; 2],
+        together: &Together,
         n: usize,
     ) -> anyhow::Result<Array3<f64>> {
         let (sizes, geometry) = self.sizes()?;
@@ -118,34 +113,16 @@ impl Reference {
         let mut sources: Vec<Planes> = vec![unit(decoded), unit(last)];
         let (mut carried, mut then, mut witnesses) = (Vec::new(), Vec::new(), Vec::new());
         let mut then_moved = vec![Vec::new(); sizes.witnesses()];
-        let (finer, sharper) = sizes.landing();
+        let (finer, _) = sizes.landing();
+        let landed = Landed::all(&sizes, &geometry, together, n);
+        let place = |pixel: usize| (pixel as f64 + 0.5) / scale * finer as f64 - 0.5;
         for layer in 0..sizes.layers() {
-            let of = if sizes.sided { 0..sizes.candidates } else { layer..layer + 1 };
-            let sent = |candidate: usize| {
-                let first = candidate * sizes.candidate_channels();
-                let motion = motion.slice(s![.., first..first + sizes.candidate_channels(), .., ..]);
-                let turns = turns.slice(s![.., 3 * candidate..3 * candidate + 3, .., ..]);
-                let [mut own, turned] = [&motion, &turns].map(|of| of.index_axis(Axis(0), n).to_owned());
-                if sizes.sided {
-                    let to = f64::from(Motion::SIDES[layer]);
-                    let more = turned.index_axis(Axis(0), 2).mapv(|side| (to * side).max(0.0));
-                    own.index_axis_mut(Axis(0), 2).zip_mut_with(&more, |weight, more| *weight += more);
-                }
-                let mut sent = concatenate![Axis(0), own, turned.slice(s![..2, .., ..])];
-                for moment in geometry.clip..geometry.clip + sizes.witnesses() {
-                    let past = past(&motion.index_axis(Axis(0), moment), &turns.index_axis(Axis(0), moment));
-                    sent = concatenate![Axis(0), sent, past];
-                }
-                sent
-            };
-            let sent: Vec<_> = of.map(sent).collect();
-            let sent = concatenate(Axis(1), &sent.iter().map(|sent| sent.view()).collect::<Vec<_>>())?;
-            let rows_of_cells = motion.dim().2;
-            let landed = Landed::new(&sent, sizes.features, rows_of_cells, finer, f64::from(sharper));
-            let landed: Vec<_> = landed.cells.outer_iter().map(|plane| plane.to_owned()).collect();
+            let of_layer =
+                Array2::from_shape_fn((rows, columns), |(y, x)| landed.layer(layer, place(y), place(x)));
             let cell = |pixel: usize| (pixel as f64 + 0.5) / scale - 0.5;
-            let place = |pixel: usize| (pixel as f64 + 0.5) / scale * finer as f64 - 0.5;
-            let at = |channel: usize, y: usize, x: usize| between(&landed[channel], place(y), place(x));
+            let at = |channel: usize, y: usize, x: usize| {
+                between(&landed.cells[of_layer[[y, x]]][channel], place(y), place(x))
+            };
             let from = |y: usize, x: usize| {
                 let (p_x, p_y) = (cell(x), cell(y));
                 let [cosine, sine] = [3, 4].map(|channel| at(channel + sizes.features, y, x));
@@ -223,64 +200,6 @@ impl Reference {
             sum
         }))
     }
-}
-
-impl Landed {
-    /// Of what cells send, values, turns, and what [`past`] gives for each moment past, (5 + F and more, h, w), or of those of several
-    /// candidates, each with so many `rows`, under one another.
-    fn new(sent: &Array3<f64>, features: usize, rows: usize, finer: usize, sharper: f64) -> Self {
-        let (_, all, columns) = sent.dim();
-        let place = |index: usize| (index as f64 + 0.5) / finer as f64 - 0.5;
-        let sharpness = 1.0 / (2.0 * f64::from(Motion::SPREAD).powi(2));
-        let to = |row: usize, column: usize| {
-            [column as f64 + sent[[0, row, column]], (row % rows) as f64 + sent[[1, row, column]]]
-        };
-        let mut brought = sent.clone();
-        for row in 0..all {
-            for column in 0..columns {
-                let [x, y] = to(row, column);
-                let [cosine, sine] = [3, 4].map(|channel| sent[[channel + features, row, column]]);
-                brought[[0, row, column]] = column as f64 - (cosine * x + sine * y);
-                brought[[1, row, column]] = (row % rows) as f64 - (cosine * y - sine * x);
-            }
-        }
-        let mut cells = Array3::zeros((brought.dim().0, rows * finer, columns * finer));
-        for row in 0..rows * finer {
-            for column in 0..columns * finer {
-                let affinity = Array2::from_shape_fn((all, columns), |(from_row, from_column)| {
-                    let [x, y] = to(from_row, from_column);
-                    let (x, y) = (x - place(column), y - place(row));
-                    (sent[[2, from_row, from_column]] - sharpness * (x * x + y * y)) * sharper
-                });
-                let greatest = affinity.fold(f64::NEG_INFINITY, |a, b| a.max(*b));
-                let shares = affinity.mapv(|a| (a - greatest).exp());
-                let sum = shares.sum();
-                for channel in 0..brought.dim().0 {
-                    let values = brought.index_axis(Axis(0), channel);
-                    cells[[channel, row, column]] = (&shares * &values).sum() / sum;
-                }
-                let limit = f64::from(Motion::DENSITY_LIMIT);
-                cells[[2, row, column]] = ((greatest + sum.ln()) / sharper).clamp(-limit, limit);
-            }
-        }
-        Self { cells }
-    }
-}
-
-/// What `R v` is added to where the place v was at a moment past, and the cosine and sine of R, (4, h, w), of the values of that
-/// moment (3 + F, h, w) and its turns, (2, h, w).
-fn past(motion: &ArrayView3<'_, f64>, turns: &ArrayView3<'_, f64>) -> Array3<f64> {
-    let (_, rows, columns) = motion.dim();
-    Array3::from_shape_fn((4, rows, columns), |(channel, row, column)| {
-        let (x, y) = (column as f64, row as f64);
-        let (cosine, sine) = (turns[[0, row, column]], turns[[1, row, column]]);
-        match channel {
-            0 => x + motion[[0, row, column]] - (cosine * x - sine * y),
-            1 => y + motion[[1, row, column]] - (sine * x + cosine * y),
-            2 => cosine,
-            _ => sine,
-        }
-    })
 }
 
 /// The value at a place between cells, bilinear; beyond the border that of the border.

@@ -1,7 +1,7 @@
 //! Cells that move as one with what they belong to, in loops and in double precision. Written from the formulas of
 //! `nextclip_core::Motion` alone.
 
-use ndarray::{Array4, s};
+use ndarray::{Array2, Array4, s};
 use nextclip_core::Motion;
 
 use crate::reference::Reference;
@@ -14,21 +14,26 @@ struct Cell {
     e: Vec<f64>,
 }
 
+/// Cells together with what they belong to.
+pub struct Together {
+    /// What each says, (M, m, h, w).
+    pub moved: Array4<f64>,
+    /// How it turns, cosine and sine of candidate after candidate, (M, 2 K, h, w).
+    pub turns: Array4<f64>,
+    /// |e_i - e_j|^2 of candidates of cells, (i, i), all of the first candidate first; nothing where they belong to none.
+    pub apart: Array2<f64>,
+}
+
 impl Reference {
-    /// Cells `followed` (M, m, h, w) together with what they belong to as `motion` (M, m, h, w) says, and how they turn, cosine and
-    /// sine, and which side they go to, of candidate after candidate, (M, 3 K, h, w).
-    pub fn together(
-        &self,
-        motion: &Array4<f32>,
-        followed: &Array4<f64>,
-    ) -> anyhow::Result<(Array4<f64>, Array4<f64>)> {
+    /// Cells `followed` (M, m, h, w) together with what they belong to as `motion` (M, m, h, w) says.
+    pub fn together(&self, motion: &Array4<f32>, followed: &Array4<f64>) -> anyhow::Result<Together> {
         let (sizes, geometry) = self.sizes()?;
         let (moments, _, rows, columns) = followed.dim();
         let mut moved = followed.clone();
-        let mut turns = Array4::zeros((moments, 3 * sizes.candidates, rows, columns));
-        turns.slice_mut(s![.., ..;3, .., ..]).fill(1.0);
+        let mut turns = Array4::zeros((moments, 2 * sizes.candidates, rows, columns));
+        turns.slice_mut(s![.., ..;2, .., ..]).fill(1.0);
         if !sizes.rigid {
-            return Ok((moved, turns));
+            return Ok(Together { moved, turns, apart: Array2::zeros((0, 0)) });
         }
         let places: Vec<[usize; 3]> = (0..sizes.candidates)
             .flat_map(|k| (0..rows).flat_map(move |row| (0..columns).map(move |column| [k, row, column])))
@@ -79,12 +84,12 @@ impl Reference {
                     let own = followed[[n, channel, row, column]];
                     moved[[n, channel, row, column]] += cells[i].rigidity * (mean(&of) - own);
                 }
-                turns[[n, 3 * k, row, column]] = 1.0 + cells[i].rigidity * (c - 1.0);
-                turns[[n, 3 * k + 1, row, column]] = cells[i].rigidity * s;
-                turns[[n, 3 * k + 2, row, column]] = (to[0] - middle[0] + to[1] - middle[1]).tanh();
+                turns[[n, 2 * k, row, column]] = 1.0 + cells[i].rigidity * (c - 1.0);
+                turns[[n, 2 * k + 1, row, column]] = cells[i].rigidity * s;
             }
         }
-        Ok((moved, turns))
+        let apart = Array2::from_shape_fn((cells.len(), cells.len()), |(i, j)| cells[i].apart(&cells[j]));
+        Ok(Together { moved, turns, apart })
     }
 }
 

@@ -53,11 +53,11 @@ impl Bench {
     }
 }
 
-/// Those of a checkpoint, the same where each candidate lands by itself, where cells need not agree, one candidate without features that looks as far as it can, and following without end.
+/// Those of a checkpoint, the same where candidates, not things, land by themselves, where cells need not agree, one candidate without features that looks as far as it can, and following without end.
 const SIZES: [Motion; 5] = [
     MOTION,
-    Motion { sided: false, ..MOTION },
-    Motion { whole: false, sided: false, ..MOTION },
+    Motion { layered: false, ..MOTION },
+    Motion { whole: false, layered: false, ..MOTION },
     Motion {
         candidates: 1,
         features: 0,
@@ -66,7 +66,7 @@ const SIZES: [Motion; 5] = [
         refined: false,
         rigid: false,
         whole: false,
-        sided: false,
+        layered: false,
     },
     Motion {
         candidates: 1,
@@ -76,7 +76,7 @@ const SIZES: [Motion; 5] = [
         refined: true,
         rigid: false,
         whole: false,
-        sided: false,
+        layered: false,
     },
 ];
 
@@ -180,11 +180,11 @@ fn pictures_are_those_of_the_formula() {
             let (motion, earlier) = (bench.motion(cells), &earlier[..sizes.earlier]);
             let shown = decoder.pictures(&clip, last, earlier, &motion, 1.0).unwrap();
             let followed = bench.reference.follow(&motion, last, earlier).unwrap();
-            let (moved, turns) = bench.reference.together(&motion, &followed).unwrap();
+            let together = bench.reference.together(&motion, &followed).unwrap();
             let (mut off, mut changed) = (0.0_f64, 0.0_f64);
             for (n, (decoded, shown)) in decoded.iter().zip(&shown).enumerate() {
                 let reference = &bench.reference;
-                let expected = reference.composite(decoded, last, earlier, [&moved, &turns], n).unwrap();
+                let expected = reference.composite(decoded, last, earlier, &together, n).unwrap();
                 for ((expected, &shown), &decoded) in expected.iter().zip(shown).zip(decoded) {
                     off = off.max((expected - f64::from(shown)).abs());
                     changed = changed.max((expected - f64::from(decoded)).abs());

@@ -3,9 +3,10 @@
 use nextclip_core::Motion;
 use tch::{Device, Kind, Tensor};
 
+use crate::layers;
 use crate::rigid::{Belonging, Turned, from_middle, turned_back};
 
-/// What lands on the pixels of predicted frames, of every candidate or, by sides, in every layer.
+/// What lands on the pixels of predicted frames, of every candidate or, where things land so, in every layer.
 #[derive(Debug)]
 pub(crate) struct Landed {
     /// Where it comes from, x then y in pixels, (n, N, K, 2, H, W).
@@ -40,8 +41,8 @@ impl Landed {
         let features = values.narrow(3, 3, sizes.features as i64);
         let common = belonging.filter(|_| sizes.whole).map(|belonging| belonging.common(&features));
         let features = common.unwrap_or(features);
-        // By sides, the cells of all candidates land on one another.
-        let pooled = |x: &Tensor| match sizes.sided {
+        // In layers, the cells of all candidates land on one another.
+        let pooled = |x: &Tensor| match sizes.layered {
             true => x.transpose(2, 3).flatten(3, 4).unsqueeze(2),
             false => x.shallow_clone(),
         };
@@ -51,87 +52,79 @@ impl Landed {
             Some(together) => flat(&together.displacements.narrow(1, 0, clip)),
             None => values.narrow(3, 0, 2),
         };
-        let places = from_middle(cells, motion.device()).transpose(0, 1); // (2, cells)
-        let of_each = if sizes.sided { sizes.candidates as i64 } else { 1 };
-        let (of_cells, places) = (&places, places.repeat([1, of_each]));
+        let of_cells = from_middle(cells, motion.device()).transpose(0, 1); // (2, cells)
+        let places = of_cells.repeat([1, if sizes.layered { sizes.candidates as i64 } else { 1 }]);
         let landing = &displacements + &places;
+        let mut brought = match &together {
+            Some(together) => {
+                let turns = flat(&together.turns.narrow(1, 0, clip));
+                vec![&places - turned_back(&landing, &turns), turns]
+            }
+            None => vec![-&displacements],
+        };
+        let first = brought.iter().map(|part| part.size()[3]).sum::<i64>();
+        brought.push(flat(&features));
+        let past = together.as_ref().map_or(clip..clip, |_| clip..moments);
+        let past = past.filter_map(|moment| Some(pooled(&together.as_ref()?.past(moment, &of_cells))));
+        brought.extend(past.map(|past| past.expand([-1, clip, -1, -1, -1], false)));
+        let brought = Tensor::cat(&brought, 3);
 
         let finer = cells.map(|count| count * sizes.landing().0 as i64);
         let to = places_within(cells, finer, motion.device());
-        let sides =
-            together.as_ref().filter(|_| sizes.sided).map(|together| together.sides.narrow(1, 0, clip));
-        let (choice, density) = chosen(sizes, &landing, &values.narrow(3, 2, 1), &to, sides.as_ref());
-        let carried = |values: &Tensor| values.matmul(&choice.transpose(-2, -1)); // (n, N, K, .., p)
-        let features = carried(&flat(&features));
+        let affinity = affinity(&landing, &values.narrow(3, 2, 1), &to);
+        let (choice, all) = match belonging.filter(|_| sizes.layered) {
+            Some(belonging) => layers::by_things(sizes, belonging, &affinity, &displacements, &brought),
+            None => chosen(sizes, &affinity, &brought),
+        };
         let pixels = cells.map(|count| count * scale);
-        let to_pixels = |values: &[&Tensor]| {
-            let places = Tensor::cat(values, 3).unflatten(-1, finer.as_slice()).flatten(0, 2);
-            places.upsample_bilinear2d(pixels, false, None, None).unflatten(0, [size[0], clip, -1].as_slice())
-        };
-        let brought = 1 + sizes.features as i64;
+        let landed = all.unflatten(-1, finer.as_slice()).flatten(0, 2);
+        let landed = landed.upsample_bilinear2d(pixels, false, None, None);
+        let landed = landed.unflatten(0, [size[0], clip, -1].as_slice());
+        let landed = if sizes.layered { layers::on_top(&landed) } else { landed };
+
+        let part = |first: i64, count: usize| landed.narrow(3, first, count as i64);
+        let carried = Tensor::cat(&[part(0, 1), part(1 + first, sizes.features)], 3);
         let Some(together) = together else {
-            let from = carried(&displacements) * -scale;
-            let landed = to_pixels(&[&from, &density, &features]);
-            return Self {
-                from: landed.narrow(3, 0, 2),
-                carried: landed.narrow(3, 2, brought),
-                was: Vec::new(),
-                choice,
-                turned: None,
-            };
+            return Self { from: part(1, 2) * scale, carried, was: Vec::new(), choice, turned: None };
         };
-        let turns = flat(&together.turns.narrow(1, 0, clip));
-        let from = carried(&(&places - turned_back(&landing, &turns)));
-        let past: Vec<Tensor> =
-            (clip..moments).map(|moment| pooled(&together.past(moment, of_cells))).collect();
-        let mut parts = vec![from, carried(&turns), density, features];
-        parts.extend(past.iter().map(|past| carried(&past.expand([-1, clip, -1, -1, -1], false))));
-        let landed = to_pixels(&parts.iter().collect::<Vec<_>>());
         let here = places_within(cells, pixels, motion.device()).unflatten(1, pixels.as_slice());
-        let placed = |first: i64, from: &Tensor| {
-            landed.narrow(3, first, 2) + turned_back(from, &landed.narrow(3, first + 2, 2))
+        let placed = |first: i64, from: &Tensor| part(first, 2) + turned_back(from, &part(first + 2, 2));
+        let there = placed(1, &here);
+        let of_past = |moment: i64| {
+            let past = 1 + first + sizes.features as i64 + 4 * (moment - clip);
+            (placed(past, &there) - &here) * scale
         };
-        let there = placed(0, &here);
-        let of_past = |index: usize| (placed(4 + brought + 4 * index as i64, &there) - &here) * scale;
         Self {
             from: (&there - &here) * scale,
-            carried: landed.narrow(3, 4, brought),
-            was: (0..past.len()).map(of_past).collect(),
+            carried,
+            was: (clip..moments).map(of_past).collect(),
             choice,
             turned: Some(together),
         }
     }
 }
 
-/// How much of every cell lands at the places `to` (2, p), (n, N, K, p, q), and how surely anything does, (n, N, K, 1, p), of cells
-/// that are `landing` (n, N, K, 2, q) with such weights, (n, N, K, 1, q).
-fn chosen(
-    sizes: &Motion,
-    landing: &Tensor,
-    weights: &Tensor,
-    to: &Tensor,
-    sides: Option<&Tensor>,
-) -> (Tensor, Tensor) {
-    let sharper = f64::from(sizes.landing().1);
+/// How near cells that are `landing` (n, N, K, 2, q), with such weights, (n, N, K, 1, q), come to the places `to` (2, p):
+/// a(p, q), (n, N, K, p, q).
+fn affinity(landing: &Tensor, weights: &Tensor, to: &Tensor) -> Tensor {
     // |a - p|^2 = |a|^2 - 2 a p + |p|^2, as a product.
     let cross = to.transpose(0, 1).matmul(landing);
     let squares =
         |x: &Tensor, axis: i64, keep: bool| x.square().sum_dim_intlist([axis].as_slice(), keep, Kind::Float);
     let distance = squares(landing, 3, true) - cross * 2.0 + squares(to, 0, false).unsqueeze(-1);
-    let affinity = (weights - distance / f64::from(2.0 * Motion::SPREAD * Motion::SPREAD)) * sharper;
+    weights - distance / f64::from(2.0 * Motion::SPREAD * Motion::SPREAD)
+}
+
+/// How much of every cell lands at every place, (n, N, K, p, q), and there how surely anything does and what is `brought`
+/// (n, N, K, C, q), (n, N, K, 1 + C, p).
+fn chosen(sizes: &Motion, affinity: &Tensor, brought: &Tensor) -> (Tensor, Tensor) {
+    let sharper = f64::from(sizes.landing().1);
     let limit = f64::from(Motion::DENSITY_LIMIT);
-    let of = |affinity: &Tensor| {
-        let density = affinity.logsumexp([-1_i64].as_slice(), false) / sharper;
-        (affinity.softmax(-1, Kind::Float), density.unsqueeze(3).clamp(-limit, limit))
-    };
-    let Some(sides) = sides else { return of(&affinity) };
-    let (mut choices, mut densities) = (Vec::new(), Vec::new());
-    for side in Motion::SIDES {
-        let (choice, density) = of(&(&affinity + (sides * f64::from(side)).relu() * sharper));
-        choices.push(choice);
-        densities.push(density);
-    }
-    (Tensor::cat(&choices, 2), Tensor::cat(&densities, 2))
+    let affinity = affinity * sharper;
+    let density = (affinity.logsumexp([-1_i64].as_slice(), false) / sharper).clamp(-limit, limit);
+    let choice = affinity.softmax(-1, Kind::Float);
+    let carried = brought.matmul(&choice.transpose(-2, -1));
+    (choice, Tensor::cat(&[density.unsqueeze(3), carried], 3))
 }
 
 /// Places from the frame's middle, in cells, x then y, of a finer grid of so many rows and columns than that of `cells`: (2, places).
@@ -186,7 +179,7 @@ mod tests {
             refined: false,
             rigid: false,
             whole: false,
-            sided: false,
+            layered: false,
         };
         // All cells but one have no weight; that of row 2, column 3 goes two to the right and one up.
         let motion = Tensor::zeros([1, 1, sizes.channels() as i64, 6, 8], (Kind::Float, Device::Cpu));

@@ -17,6 +17,7 @@ pub mod following;
 pub mod footage;
 pub mod gradients;
 mod landing;
+mod layers;
 pub mod loss;
 mod loss_table;
 pub mod model;

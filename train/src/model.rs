@@ -136,7 +136,7 @@ impl Model {
     }
 }
 
-/// Whether `new` is the same motion as `had`, but uses earlier pictures, or is refined, rigid, whole or sided, where that is not. What
+/// Whether `new` is the same motion as `had`, but uses earlier pictures, or is refined, rigid, whole or layered, where that is not. What
 /// refines reads where things were in earlier pictures: a motion that is refined gets no such pictures any more.
 pub(crate) fn grows(had: Motion, new: Motion) -> bool {
     let earlier = if had.earlier == 0 && !had.refined { 0 } else { new.earlier };
@@ -147,7 +147,7 @@ pub(crate) fn grows(had: Motion, new: Motion) -> bool {
                 refined: had.refined && new.refined,
                 rigid: had.rigid && new.rigid,
                 whole: had.whole && new.whole,
-                sided: had.sided && new.sided,
+                layered: had.layered && new.layered,
                 ..new
             }
 }

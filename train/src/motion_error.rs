@@ -56,7 +56,7 @@ impl Ways {
             return error;
         }
         let first = values.narrow(2, 0, 1).narrow(4, 0, 2) * scale;
-        let chosen = match sizes.sided {
+        let chosen = match sizes.layered {
             true => own_candidate(sizes, &self.things)
                 .reshape([&points[..2], &[1, 1, rows, per_cell, columns, per_cell]].concat()),
             false => nearest(&first, &to_come.narrow(2, 0, 1)),
@@ -114,7 +114,7 @@ impl Ways {
     /// How far things are where they are going, by displacements (B, H, M, K, 2, h, 1, w, 1) against true ones (B, H, M, 1, 2, h, r,
     /// w, r): the mean over all points of log(1 + d), d the root of a thing's mean square distance by its best candidate.
     /// A thing goes one way: were each of its points free to take another candidate, or each the likeliest
-    /// of several futures, it would go to pieces. By sides, where all candidates land on one another, the first is the ground's and
+    /// of several futures, it would go to pieces. In layers, where all candidates land on one another, the first is the ground's and
     /// the second is the things'. And which candidate that is, (B H, things).
     pub(crate) fn things_error(
         &self,
@@ -136,7 +136,7 @@ impl Ways {
         let points = counts.matmul(&of_thing); // (B H, M, 1, things)
         let off = log_distance(&(square.matmul(&of_thing) / points.clamp_min(REST_WEIGHT)));
         let all = (off * &points).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float); // (B H, K, things)
-        let (least, best) = match sizes.sided {
+        let (least, best) = match sizes.layered {
             true => {
                 let things = Tensor::arange(all.size()[2], (Kind::Int64, all.device()));
                 let best = own_candidate(sizes, &things).expand([frames, -1], false);
@@ -159,7 +159,7 @@ pub(crate) fn source_error(sources: &Tensor, truth: &Tensor) -> Tensor {
     (nearest * &moves).sum(Kind::Float) / moves.sum(Kind::Float).clamp_min(1.0)
 }
 
-/// Which candidate `things` of these numbers go by, by sides: the ground by the first, all else by the second.
+/// Which candidate `things` of these numbers go by, in layers: the ground by the first, all else by the second.
 fn own_candidate(sizes: &Motion, things: &Tensor) -> Tensor {
     things.clamp_max(1.min(sizes.candidates as i64 - 1))
 }
@@ -204,7 +204,7 @@ mod tests {
         refined: false,
         rigid: false,
         whole: false,
-        sided: false,
+        layered: false,
     };
 
     /// Two cells of 8 x 8 pixels side by side, 2 x 2 points each, that move by 8 and by 16 pixels to the right, or only as
@@ -248,10 +248,10 @@ mod tests {
 
     /// All candidates land on one another there: which of them is a thing's must not depend on where it goes.
     #[test]
-    fn by_sides_things_go_by_the_second_candidate() {
-        const SIDED: Motion = Motion { sided: true, ..SIZES };
+    fn in_layers_things_go_by_the_second_candidate() {
+        const LAYERED: Motion = Motion { layered: true, ..SIZES };
         let error = |things: [i64; 2], candidates: [[f32; 2]; 2]| {
-            ways(things, [8.0, 8.0]).error(&SIDED, &said(candidates), None, 8.0).double_value(&[])
+            ways(things, [8.0, 8.0]).error(&LAYERED, &said(candidates), None, 8.0).double_value(&[])
         };
         let [right, wrong] = [[1.0, 1.0], [9.0, 9.0]];
         assert!(error([1, 2], [wrong, right]) < 0.1);

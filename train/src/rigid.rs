@@ -24,8 +24,6 @@ pub(crate) struct Turned {
     pub(crate) displacements: Tensor,
     /// Cosine and sine, (n, N, K, 2, h, w).
     pub(crate) turns: Tensor,
-    /// Which side the thing goes to, -1 to 1, (n, N, 1, 1, i).
-    pub(crate) sides: Tensor,
 }
 
 impl Turned {
@@ -81,15 +79,28 @@ impl Belonging {
         let (cosine, sine) = (cosine / &length, sine / length); // (n, i, 1, N)
 
         let rigidity = self.rigidity.unsqueeze(-1).unsqueeze(-1);
-        let way = &there - &middle;
-        let sides = (way.select(2, 0) + way.select(2, 1)).tanh().transpose(1, 2).unsqueeze(2).unsqueeze(2);
         let fitted = there + turned(&(&x - middle), &cosine, &sine) - &x;
         let displaced = &d + &rigidity * (fitted - &d);
         let turns = Tensor::cat(&[(cosine - 1.0) * &rigidity + 1.0, sine * &rigidity], 2);
         let back = |values: Tensor| {
             values.reshape([n, candidates, rows, columns, 2, moments]).permute([0, 5, 1, 4, 2, 3])
         };
-        Turned { displacements: back(displaced), turns: back(turns), sides }
+        Turned { displacements: back(displaced), turns: back(turns) }
+    }
+
+    /// Things that matter, one after another: how much all are of that which the most belongs to of what is in none before,
+    /// (n, THINGS, i). `matter` (n, i) says how much each counts.
+    pub(crate) fn things(&self, matter: &Tensor) -> Tensor {
+        let alike = (-&self.apart).exp();
+        let (mut free, mut things) = (matter.ones_like().unsqueeze(1), Vec::new());
+        for _ in 0..Motion::THINGS {
+            let left = matter * free.squeeze_dim(1);
+            let most = alike.matmul(&left.unsqueeze(-1)).argmax(1, true); // (n, 1, 1)
+            let own = alike.gather(1, &most.expand([-1, 1, alike.size()[2]], false), false);
+            things.push(&own * &free);
+            free = free * (-own + 1.0);
+        }
+        Tensor::cat(&things, 1)
     }
 
     /// How badly they tell things apart: the mean of -log of the likelihood exp(-|e_i - e_j|^2) that two belong together, over
@@ -170,7 +181,7 @@ mod tests {
         refined: false,
         rigid: true,
         whole: true,
-        sided: false,
+        layered: false,
     };
 
     /// What cells of 4 x 6 say: rigid, alike reliable, and e of 8 in the left half, of 0 in the right one; of one candidate

@@ -218,10 +218,9 @@ mod tests {
         let turned = Turned {
             displacements: of([9.0, 9.0, 9.0, 9.0, 1.0, 9.0, 0.5, 9.0]),
             turns: of([1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0]),
-            sides: Tensor::zeros([1], (Kind::Float, tch::Device::Cpu)),
         };
         let Going { ways: mut gone, best } =
-            going(&Motion { sided: false, ..Motion::DEFAULT }, &ways, &turned, 1, 8.0);
+            going(&Motion { layered: false, ..Motion::DEFAULT }, &ways, &turned, 1, 8.0);
         assert_eq!(best.int64_value(&[0, 1]), 1);
         let gone = gone.remove(0);
         assert_eq!((gone.len(), gone[2]), (3, Way::default()));

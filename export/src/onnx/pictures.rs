@@ -1,5 +1,7 @@
 //! ONNX operators for pictures that are displaced, sampled and summed up.
 
+use nextclip_core::manifest::Dtype;
+
 use super::builder::GraphBuilder;
 use super::graph::{Constant, Value};
 use super::operators::{int, ints, text};
@@ -32,6 +34,34 @@ impl GraphBuilder {
     pub fn gather_along(&mut self, x: &Value, axis: usize, indices: &Value) -> Value {
         let shape = [&x.shape[..axis], &indices.shape, &x.shape[axis + 1..]].concat();
         self.node("Gather", &[x, indices], vec![int("axis", axis as i64)], &shape, x.dtype)
+    }
+
+    /// 1 where the largest value of the last axis of (B, n) is, the first of several, and 0 elsewhere.
+    pub fn marked_largest(&mut self, x: &Value) -> Value {
+        let [batch, count] = [0, 1].map(|axis| x.shape[axis]);
+        let at = self.node("ArgMax", &[x], vec![int("axis", 1), int("keepdims", 0)], &[batch], Dtype::I64);
+        let count_value = self.index(count as i64);
+        let marks = self.table("none and one", &[2], vec![0.0, 1.0]);
+        self.node("OneHot", &[&at, &count_value, &marks], vec![int("axis", -1)], &[batch, count], Dtype::F32)
+    }
+
+    /// Where along `axis` the `count` largest values are, the largest first.
+    pub fn places_of_largest(&mut self, x: &Value, axis: usize, count: usize) -> Value {
+        let mut shape = x.shape.clone();
+        shape[axis] = count;
+        let wanted = self.indices(&[count as i64]);
+        let [values, places] = ["TopK", "TopK places"].map(|name| self.unique(name));
+        let attributes = vec![int("axis", axis as i64), int("largest", 1), int("sorted", 1)];
+        self.push_many("TopK", &[x, &wanted], attributes, vec![values, places.clone()]);
+        Value { name: places, shape, dtype: Dtype::I64 }
+    }
+
+    /// Values of `x` at `places` along `axis`, which may have a size of 1 where `x` has more.
+    pub fn pick_along(&mut self, x: &Value, axis: usize, places: &Value) -> Value {
+        let mut shape = x.shape.clone();
+        shape[axis] = places.shape[axis];
+        let places = self.expand(places, &shape);
+        self.node("GatherElements", &[x, &places], vec![int("axis", axis as i64)], &shape, x.dtype)
     }
 
     /// Every cell of (B, c, H, W) `factor` times along both axes, bilinear between the cells' centres. As two products,

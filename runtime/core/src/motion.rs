@@ -130,14 +130,24 @@
 //! where again the sums are brought to pixels. So they are sources of the blend, too: what something else hides of a thing in the
 //! last picture can come out again as it was seen before.
 //!
-//! **By sides.** What lands at a place lands with all of its cell, and things that pass each other would cut into each other, a cell
-//! wide. They mostly come from different sides. So in a model that is `sided` the cells of all candidates land on one another, but in
-//! two layers, in which things weigh more by the side that they go to; k = 1, 2 above are then layers, not candidates. With X_i and
-//! Y_i as above, so that all of a thing agree, and d_x, d_y the components of Y_i - X_i in cells, y downwards:
+//! **In layers.** What lands at a place lands with all of its cell, and things that pass each other would cut into each other, a cell
+//! wide. So in a model that is `layered` things land each by itself, and what is on top is chosen pixel by pixel. Its things are
+//! t = 1 .. THINGS, found one after another, each around the candidate r_t of a cell that the most belongs to of what lands somewhere
+//! at the last moment N, moves, and is of no thing before:
 //! ```text
-//! side_i     = tanh(d_x + d_y)                          to the right or down, or else to the left or up
-//! weight_ki  = weight_i + max(0, SIDES_k side_i)
+//! alike_ij   = exp(-|e_i - e_j|^2)
+//! matter_i   = min(1, |d_i(N)|) sum over p of c(p, i), where c chooses among the candidates of all cells
+//! free_t,i   = prod over s < t of (1 - alike_i,r_s)
+//! r_t        = the i that has the greatest sum over j of alike_ij free_t,j matter_j
+//! l_t(p, i)  = (alike_i,r_t free_t,i exp(min(a(p, i), DENSITY_LIMIT)))^CHOICE
+//! none       = exp(-CHOICE DENSITY_LIMIT)
+//! sum_t(p)   = none + sum over i of l_t(p, i)
+//! density_t  = log sum_t(p), over CHOICE
 //! ```
+//! Means over q with c(p, q) above are those over i with l_t(p, i) / sum_t(p) here, where none / sum_t(p) is the share of what rests
+//! and carries nothing. They are brought to pixels thing by thing; k = 1, 2 above are then, at every pixel, the DEPTH things of the
+//! greatest densities, the densest first.
+//!
 //! So that it does not depend on where things go which of its two candidates a cell has for them, the first is trained to be the
 //! ground's there, and the second what stands on it.
 //!
@@ -171,9 +181,9 @@ pub struct Motion {
     /// Whether those that belong together agree on it, so that things stay whole.
     #[serde(default, skip_serializing_if = "is_false")]
     pub whole: bool,
-    /// Whether what lands comes in two layers, by the side that things go to.
+    /// Whether things land each by itself, in layers.
     #[serde(default, skip_serializing_if = "is_false")]
-    pub sided: bool,
+    pub layered: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
@@ -196,7 +206,7 @@ impl Motion {
         refined: true,
         rigid: true,
         whole: true,
-        sided: true,
+        layered: true,
     };
     /// Convolutions of the blend, of the stem, and of what refines.
     pub const LAYERS: usize = 3;
@@ -231,8 +241,10 @@ impl Motion {
     pub const CHOICE: f32 = 3.0;
     /// Mean squared difference, on the scale of -1 to 1, at which a pixel is half sure to have been seen going that way.
     pub const WITNESS_LEVEL: f32 = 1e-2;
-    /// How much more things weigh in each layer, by the side that they go to.
-    pub const SIDES: [f32; 2] = [3.0, -3.0];
+    /// Things that land each by itself.
+    pub const THINGS: usize = 6;
+    /// How many of them the blend is given at a pixel.
+    pub const DEPTH: usize = 2;
     /// Added to the square of a turn's length, in square cells squared: where cells say no turn at all, there is none.
     pub const NO_TURN: f32 = 1e-6;
 
@@ -290,9 +302,9 @@ impl Motion {
         (2 * self.reach + 1).pow(2)
     }
 
-    /// Moved pictures: one of each candidate, or of each side.
+    /// Moved pictures: one of each candidate, or what is on top and what is below.
     pub fn layers(&self) -> usize {
-        if self.sided { Self::SIDES.len() } else { self.candidates }
+        if self.layered { Self::DEPTH } else { self.candidates }
     }
 
     /// Pictures that are blended: decoded, last, the moved ones, the earlier ones, and those moved, too.
@@ -331,11 +343,11 @@ impl Motion {
         let bare =
             || format!("motion: {values} features of moments past say what is rigid, must be 3 or more");
         let torn = || "motion: things that stay whole must be rigid".to_owned();
-        let split = || "motion: things that land by their sides must stay whole".to_owned();
+        let split = || "motion: things that land in layers must stay whole".to_owned();
         let faults = [
             (self.rigid && values < 3).then(bare),
             (self.whole && !self.rigid).then(torn),
-            (self.sided && !self.whole).then(split),
+            (self.layered && !self.whole).then(split),
         ];
         faults.into_iter().flatten().next()
     }
@@ -392,7 +404,7 @@ mod tests {
             refined: false,
             rigid: false,
             whole: false,
-            sided: false,
+            layered: false,
         };
         assert_eq!((motion.channels(), motion.sources(), motion.blend_inputs()), (15, 5, 24));
         assert_eq!((motion.costs(), motion.moments(2)), (81, vec![1, 2]));
@@ -413,10 +425,10 @@ mod tests {
         assert_eq!(fault.as_deref(), Some(bare));
         let fault = Motion { whole: true, ..followed }.fault();
         assert_eq!(fault.as_deref(), Some("motion: things that stay whole must be rigid"));
-        let sided = Motion { candidates: 3, sided: true, ..whole };
-        assert_eq!((sided.layers(), sided.sources(), sided.blend_inputs()), (2, 10, 52));
-        let fault = Motion { sided: true, ..followed }.fault();
-        let split = "motion: things that land by their sides must stay whole";
+        let layered = Motion { candidates: 3, layered: true, ..whole };
+        assert_eq!((layered.layers(), layered.sources(), layered.blend_inputs()), (2, 10, 52));
+        let fault = Motion { layered: true, ..followed }.fault();
+        let split = "motion: things that land in layers must stay whole";
         assert_eq!(fault.as_deref(), Some(split));
         let fault = Motion { candidates: 0, ..motion }.fault();
         assert_eq!(fault.as_deref(), Some("motion: 0 candidates, must be 1 to 8"));

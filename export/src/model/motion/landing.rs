@@ -20,23 +20,23 @@ pub(super) struct Landed {
     pub(super) was: Vec<Value>,
 }
 
-/// What cells send, each of a layer of each picture.
-struct Sent {
+/// What cells send, each of a candidate of each picture.
+pub(super) struct Sent {
     /// Where to, x then y in cells from the frame's middle, (B * N * K, 2, q).
-    landing: Value,
+    pub(super) landing: Value,
     /// (B * N * K, 1, q).
-    weight: Value,
+    pub(super) weight: Value,
     /// From where, as [`Chosen::from`], then features: (B * N * K, .. + F, q).
-    brought: Value,
+    pub(super) brought: Value,
 }
 
-/// The same of cells, or of places that are finer.
-struct Chosen {
+/// The same of pixels, of a layer of each picture.
+pub(super) struct Chosen {
     /// From where, x then y in cells: from the place itself or, where things turn, of what is at the frame's middle, with the turn's
-    /// cosine and sine after it, then the same of where that was at each moment past, (B * N * K, 2 or 4 or more, h, w).
-    from: Value,
-    /// (B * N, K * (1 + F), h, w).
-    carried: Value,
+    /// cosine and sine after it, then the same of where that was at each moment past, (B * N * K, 2 or 4 or more, H, W).
+    pub(super) from: Value,
+    /// (B * N, K * (1 + F), H, W).
+    pub(super) carried: Value,
 }
 
 impl MotionLayers {
@@ -56,11 +56,11 @@ impl MotionLayers {
         let motion = g.slice(motion, 1, 0..geometry.clip);
         let motion = g.reshape(&motion, &each);
         let sent = self.sent(g, &motion, turned, geometry);
-        let chosen = self.chosen(g, &sent, geometry);
-
-        let (finer, _) = self.sizes.landing();
-        let [from, carried] = [&chosen.from, &chosen.carried]
-            .map(|values| g.enlarge_linear(values, geometry.vae_scale / finer));
+        let alike = turned.and_then(|turned| turned.alike.as_ref());
+        let Chosen { from, carried } = match alike {
+            Some(alike) => self.on_top(g, &sent, alike, geometry),
+            None => self.chosen(g, &sent, geometry),
+        };
         let (height, width) = (geometry.height, geometry.width);
         let here = places(geometry, geometry.vae_scale);
         let pixels = g.table("places of pixels in cells", &[2, height, width], here);
@@ -120,37 +120,6 @@ impl MotionLayers {
         let common = turned.and_then(|turned| turned.features.clone());
         let brought = common.unwrap_or_else(|| g.slice(motion, 1, 3..3 + features));
         let brought = if features > 0 { g.concat(&[&sources, &brought], 1) } else { sources };
-        match turned.and_then(|turned| turned.sides.as_ref()) {
-            Some(sides) => self.by_sides(g, &Sent { landing, weight, brought }, sides),
-            None => Sent { landing, weight, brought },
-        }
-    }
-
-    /// The same in two layers, for each of which the cells of all candidates are one after the other, (B * N * 2, .., K * q): what goes
-    /// to a side, of `sides` (B * N * K, 1, q), weighs more in one of them.
-    fn by_sides(&self, g: &mut GraphBuilder, sent: &Sent, sides: &Value) -> Sent {
-        let (candidates, layers) = (self.sizes.candidates, self.sizes.layers());
-        let pictures = sides.size(0) / candidates;
-        let cells = sides.size(2);
-        let together = |g: &mut GraphBuilder, values: &Value| {
-            let channels = values.size(1);
-            let values = g.reshape(values, &[pictures, candidates, channels, cells]);
-            let values = g.transpose(&values, &[0, 2, 1, 3]);
-            g.reshape(&values, &[pictures, 1, channels, candidates * cells])
-        };
-        let twice = |g: &mut GraphBuilder, values: &Value| {
-            let values = together(g, values);
-            let [_, _, channels, cells] = [0, 1, 2, 3].map(|axis| values.size(axis));
-            let values = g.expand(&values, &[pictures, layers, channels, cells]);
-            g.reshape(&values, &[pictures * layers, channels, cells])
-        };
-        let [landing, brought] = [&sent.landing, &sent.brought].map(|values| twice(g, values));
-        let [weight, sides] = [&sent.weight, sides].map(|values| together(g, values));
-        let signs = g.table("sides of layers", &[1, layers, 1, 1], Motion::SIDES.to_vec());
-        let more = g.mul(&sides, &signs);
-        let more = g.map("Relu", &more);
-        let weight = g.add(&weight, &more);
-        let weight = g.reshape(&weight, &[pictures * layers, 1, candidates * cells]);
         Sent { landing, weight, brought }
     }
 
@@ -161,25 +130,9 @@ impl MotionLayers {
     /// frame's middle.
     fn chosen(&self, g: &mut GraphBuilder, sent: &Sent, geometry: &Geometry) -> Chosen {
         let (features, layers) = (self.sizes.features, self.sizes.layers());
-        let Sent { landing, weight, brought } = sent;
-        let each = landing.size(0);
-        let (finer, sharper) = self.sizes.landing();
-
-        let sharpness = 0.5 / Motion::SPREAD.powi(2);
-        let square = g.mul(landing, landing);
-        let square = g.sum_along(&square, 1);
-        let sharp = g.scalar(sharpness);
-        let own = g.mul(&square, &sharp);
-        let own = g.sub(weight, &own);
-        let weighed = g.concat(&[landing, &own], 1); // (each, 3, q)
-        let places = places(geometry, finer);
-        let count = places.len() / 2;
-        let far = (0..count).map(|p| sharpness * (places[p].powi(2) + places[count + p].powi(2)));
-        let far = g.table("distances of places", &[count, 1], far.collect());
-        let to =
-            (0..count).flat_map(|p| [2.0 * sharpness * places[p], 2.0 * sharpness * places[count + p], 1.0]);
-        let to = g.table("places to land", &[count, 3], to.map(|value| value * sharper).collect());
-        let affinity = g.matmul(&to, &weighed); // (each, p, q)
+        let [each, count] = [sent.landing.size(0), places(geometry, self.sizes.landing().0).len() / 2];
+        let (_, sharper) = self.sizes.landing();
+        let [affinity, far] = self.affinity(g, sent, geometry);
         let greatest = g.largest(&affinity, 2);
         let floor = g.scalar(NOTHING);
         let floor = g.sub(&greatest, &floor);
@@ -198,8 +151,8 @@ impl MotionLayers {
         let density = g.clip(&density, -Motion::DENSITY_LIMIT, Motion::DENSITY_LIMIT);
         let density = g.reshape(&density, &[each, 1, count]);
 
-        let from = brought.size(1) - features;
-        let brought = g.transpose(brought, &[0, 2, 1]); // (each, q, .. + F)
+        let from = sent.brought.size(1) - features;
+        let brought = g.transpose(&sent.brought, &[0, 2, 1]); // (each, q, .. + F)
         let chosen = g.matmul(&choice, &brought);
         let chosen = g.transpose(&chosen, &[0, 2, 1]); // (each, .. + F, p)
         let mut carried = density;
@@ -207,12 +160,46 @@ impl MotionLayers {
             let features = g.slice(&chosen, 1, from..from + features);
             carried = g.concat(&[&carried, &features], 1);
         }
-        let [rows, columns] = [geometry.latent_height(), geometry.latent_width()].map(|side| side * finer);
         let chosen = g.slice(&chosen, 1, 0..from);
         Chosen {
-            from: g.reshape(&chosen, &[each, from, rows, columns]),
-            carried: g.reshape(&carried, &[each / layers, layers * (1 + features), rows, columns]),
+            from: self.to_pixels(g, &chosen, [each, from], geometry),
+            carried: self.to_pixels(g, &carried, [each / layers, layers * (1 + features)], geometry),
         }
+    }
+
+    /// How near every cell that is `sent` comes to every place, as sharp as the choice, (each, p, q), and what all of a place lack of
+    /// that, (p, 1): `a(p, q)` is the one less the other.
+    pub(super) fn affinity(&self, g: &mut GraphBuilder, sent: &Sent, geometry: &Geometry) -> [Value; 2] {
+        let (finer, sharper) = self.sizes.landing();
+        let sharpness = 0.5 / Motion::SPREAD.powi(2);
+        let square = g.mul(&sent.landing, &sent.landing);
+        let square = g.sum_along(&square, 1);
+        let sharp = g.scalar(sharpness);
+        let own = g.mul(&square, &sharp);
+        let own = g.sub(&sent.weight, &own);
+        let weighed = g.concat(&[&sent.landing, &own], 1); // (each, 3, q)
+        let places = places(geometry, finer);
+        let count = places.len() / 2;
+        let far = (0..count).map(|p| sharpness * (places[p].powi(2) + places[count + p].powi(2)));
+        let far = g.table("distances of places", &[count, 1], far.collect());
+        let to =
+            (0..count).flat_map(|p| [2.0 * sharpness * places[p], 2.0 * sharpness * places[count + p], 1.0]);
+        let to = g.table("places to land", &[count, 3], to.map(|value| value * sharper).collect());
+        [g.matmul(&to, &weighed), far]
+    }
+
+    /// Values of the places that things land at, of so many pictures and channels, brought to pixels.
+    pub(super) fn to_pixels(
+        &self,
+        g: &mut GraphBuilder,
+        values: &Value,
+        [each, channels]: [usize; 2],
+        geometry: &Geometry,
+    ) -> Value {
+        let (finer, _) = self.sizes.landing();
+        let [rows, columns] = [geometry.latent_height(), geometry.latent_width()].map(|side| side * finer);
+        let values = g.reshape(values, &[each, channels, rows, columns]);
+        g.enlarge_linear(&values, geometry.vae_scale / finer)
     }
 }
 

@@ -4,6 +4,7 @@ mod compositing;
 mod costs;
 mod following;
 mod landing;
+mod layers;
 mod rigid;
 
 use nextclip_core::manifest::Dtype;

@@ -6,6 +6,9 @@ use super::landing::{places, turned_back};
 use super::{LANDING, MotionLayers};
 use crate::onnx::{GraphBuilder, Value};
 
+/// Cells that are so far apart in what they belong to, |e_i - e_j|^2, have nothing in common.
+const LEAST: f32 = 80.0;
+
 /// Where cells go, how they turn on the way, cosine and sine, and what they carry along.
 pub(super) struct Turned {
     /// (B * N * K, 2, h * w) both.
@@ -16,8 +19,9 @@ pub(super) struct Turned {
     /// How a place of the last frame is where its thing was, of each moment past one after another: what is added to it and,
     /// turned back by which, the place itself, (B * N * K, 4, h * w).
     pub(super) past: Vec<Value>,
-    /// Which side its thing goes to, -1 to 1, (B * N * K, 1, h * w), where things land by their sides.
-    pub(super) sides: Option<Value>,
+    /// How surely each candidate of each cell is of one thing with each, exp(-|e_i - e_j|^2), (B, i, i), where things land in
+    /// layers.
+    pub(super) alike: Option<Value>,
 }
 
 /// Values of two coordinates at some moments, x of all of them, then y: (B, i, 2 M), where the cells of one candidate after the
@@ -41,7 +45,9 @@ impl MotionLayers {
         let [batch, moments, _, rows, columns] = [0, 1, 2, 3, 4].map(|axis| followed.size(axis));
         let (clip, cells) = (geometry.clip, rows * columns);
         let each = candidates * cells;
-        let [rigidity, shares] = g.within(LANDING, |g| self.shares(g, motion, geometry));
+        let [rigidity, reliability, e] = g.within(LANDING, |g| self.belonging(g, motion, geometry));
+        let shares = g.within(LANDING, |g| likeness(g, &e, &reliability));
+        let alike = self.sizes.layered.then(|| g.within(LANDING, |g| alike(g, &e)));
 
         let channels = self.sizes.candidate_channels();
         let values = g.reshape(followed, &[batch, moments, candidates, channels, cells]);
@@ -67,7 +73,6 @@ impl MotionLayers {
         let means = pairs.g.within(LANDING, |g| g.matmul(&shares, &all));
         let [middle, there, dot, cross] =
             pairs.g.split(&means, 2, [2 * moments, 2 * moments, moments, moments]);
-        let sides = self.sizes.sided.then(|| pairs.sides(&middle, &there));
         let (of_middle, across) = (pairs.dot(&middle, &there), pairs.cross(&middle, &there));
         let cosine = pairs.g.sub(&dot, &of_middle);
         let floor = pairs.g.scalar(Motion::RIGID_FLOOR);
@@ -94,21 +99,17 @@ impl MotionLayers {
             let features = by_moment(g, &features, [candidates, cells, clip]);
             to_come(g, &features, clip)
         });
-        let sides = sides.map(|sides| {
-            let sides = by_moment(g, &sides, [candidates, cells, moments]);
-            to_come(g, &sides, clip)
-        });
         let past = (clip..moments).map(|moment| {
             let [d, turns] = [&displacements, &turns].map(|values| g.slice(values, 1, moment..moment + 1));
             past(g, &d, &turns, geometry)
         });
         let past = past.collect();
         let [displacements, turns] = [&displacements, &turns].map(|values| to_come(g, values, clip));
-        Turned { displacements, turns, features, past, sides }
+        Turned { displacements, turns, features, past, alike }
     }
 
-    /// How rigid each candidate of each cell is, (B, i, 1), and how much it takes of each, (B, i, i).
-    fn shares(&self, g: &mut GraphBuilder, motion: &Value, geometry: &Geometry) -> [Value; 2] {
+    /// How rigid and how reliable each candidate of each cell is, (B, i, 1), and what it belongs to, e, gathered: (B, i, V).
+    fn belonging(&self, g: &mut GraphBuilder, motion: &Value, geometry: &Geometry) -> [Value; 3] {
         let Motion { candidates, features, .. } = self.sizes;
         let [batch, moments, _, rows, columns] = [0, 1, 2, 3, 4].map(|axis| motion.size(axis));
         let (clip, cells) = (geometry.clip, rows * columns);
@@ -129,7 +130,7 @@ impl MotionLayers {
             let near = likeness(g, &farther, &nobody);
             e = g.matmul(&near, &e);
         }
-        [rigidity, likeness(g, &e, &reliability)]
+        [rigidity, reliability, e]
     }
 }
 
@@ -188,6 +189,22 @@ fn likeness(g: &mut GraphBuilder, e: &Value, own: &Value) -> Value {
     g.softmax(&likeness)
 }
 
+/// exp(-|e_i - e_j|^2) of vectors (B, i, V): (B, i, i).
+fn alike(g: &mut GraphBuilder, e: &Value) -> Value {
+    let square = g.mul(e, e);
+    let square = g.sum_along(&square, 2);
+    let across = g.transpose(&square, &[0, 2, 1]);
+    let two = g.scalar(2.0);
+    let twice = g.mul(e, &two);
+    let turned = g.transpose(e, &[0, 2, 1]);
+    let products = g.matmul(&twice, &turned);
+    let squares = g.add(&square, &across);
+    let alike = g.sub(&products, &squares);
+    // Numbers that are subnormal would take many times as long.
+    let alike = g.clip(&alike, -LEAST, 0.0);
+    g.map("Exp", &alike)
+}
+
 impl Pairs<'_> {
     fn coordinates(&mut self, pairs: &Value) -> [Value; 2] {
         self.g.split(pairs, 2, [self.moments; 2])
@@ -205,14 +222,6 @@ impl Pairs<'_> {
         let products = self.g.mul(a, &across);
         let [x, y] = self.coordinates(&products);
         self.g.sub(&x, &y)
-    }
-
-    /// Which side goes what is in the `middle` and then `there`, (B, i, M).
-    fn sides(&mut self, middle: &Value, there: &Value) -> Value {
-        let way = self.g.sub(there, middle);
-        let [x, y] = self.coordinates(&way);
-        let way = self.g.add(&x, &y);
-        self.g.map("Tanh", &way)
     }
 
     fn of_length_one(&mut self, cosine: &Value, sine: &Value) -> (Value, Value) {
