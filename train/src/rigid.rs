@@ -97,8 +97,10 @@ impl Belonging {
             let left = matter * free.squeeze_dim(1);
             let most = alike.matmul(&left.unsqueeze(-1)).argmax(1, true); // (n, 1, 1)
             let own = alike.gather(1, &most.expand([-1, 1, alike.size()[2]], false), false);
-            things.push(&own * &free);
-            free = free * (-own + 1.0);
+            let thing = own * &free;
+            let rest = &free - &thing;
+            things.push(thing);
+            free = rest; // in place it would change what gradients need
         }
         Tensor::cat(&things, 1)
     }
