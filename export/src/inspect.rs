@@ -83,7 +83,7 @@ fn transformer(checkpoint: &Checkpoint, tokens: &TokenIds) -> Vec<(String, Strin
 }
 
 fn motion(layers: &MotionLayers) -> (String, String) {
-    let Motion { candidates, features, reach, earlier, rigid, whole, layered, .. } = layers.sizes;
+    let Motion { candidates, features, reach, earlier, rigid, whole, depth, .. } = layers.sizes;
     let hidden = |convolutions: &[Conv]| convolutions[0].weight.shape()[0];
     let refined = layers
         .refine
@@ -95,7 +95,10 @@ fn motion(layers: &MotionLayers) -> (String, String) {
         (true, false) => "; cells of one thing go as one",
         (false, false) => "",
     };
-    let layered = if layered { ", and land each by itself" } else { "" };
+    let layered = match depth {
+        0 => String::new(),
+        depth => format!(", and land each by itself, {depth} deep"),
+    };
     let text = format!(
         "{candidates} displacements and {features} features a cell, blended in {} channels; looks {reach} steps of two \
          pixels back, in {} channels{refined}; follows things in {earlier} earlier pictures{rigid}{layered}",

@@ -35,7 +35,7 @@ impl Landed {
         let of = |candidate, n| Sent::of(sizes, geometry, together, candidate, n);
         let planes =
             |cells: Array3<f64>| cells.outer_iter().map(|plane| plane.to_owned()).collect::<Vec<_>>();
-        if !sizes.layered {
+        if !sizes.layered() {
             let cells = (0..sizes.candidates).map(|candidate| planes(of(candidate, n).choose(None)));
             return Self { cells: cells.collect(), things: false };
         }

@@ -56,8 +56,8 @@ impl Bench {
 /// Those of a checkpoint, the same where candidates, not things, land by themselves, where cells need not agree, one candidate without features that looks as far as it can, and following without end.
 const SIZES: [Motion; 5] = [
     MOTION,
-    Motion { layered: false, ..MOTION },
-    Motion { whole: false, layered: false, ..MOTION },
+    Motion { depth: 0, ..MOTION },
+    Motion { whole: false, depth: 0, ..MOTION },
     Motion {
         candidates: 1,
         features: 0,
@@ -66,7 +66,7 @@ const SIZES: [Motion; 5] = [
         refined: false,
         rigid: false,
         whole: false,
-        layered: false,
+        depth: 0,
     },
     Motion {
         candidates: 1,
@@ -76,7 +76,7 @@ const SIZES: [Motion; 5] = [
         refined: true,
         rigid: false,
         whole: false,
-        layered: false,
+        depth: 0,
     },
 ];
 

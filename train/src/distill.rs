@@ -16,6 +16,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use nextclip_core::Motion;
 use nextclip_core::sampler::{TimeGrid, step_fraction};
 use rand::RngExt;
 use tch::{Device, Kind, Tensor};
@@ -24,8 +25,10 @@ use crate::checkpoint;
 use crate::critic::{self, Critic, is_critics};
 use crate::fit::Course;
 use crate::footage::Origin;
+use crate::growth::grown;
 use crate::loss::Loss;
 use crate::model::{AtWork, Model, Past};
+use crate::motion::is_motions;
 use crate::params::{Params, load_tensors};
 use crate::sharpness::{energy_of_cells, gradient_energy, moving};
 use crate::vae::is_encoders;
@@ -42,6 +45,8 @@ pub struct Plan {
     pub out: PathBuf,
     /// Sources, drawn by their weights.
     pub origins: Vec<Origin>,
+    /// Sizes of the student's motion, where the teacher's grows to them or there is none.
+    pub motion: Option<Motion>,
     /// How windows are drawn.
     pub windows: Windows,
     /// The critic of an earlier run, its tensors as [`CRITIC_FILE`] has them; a new one without.
@@ -103,12 +108,13 @@ pub fn run(plan: &Plan) -> Result<()> {
     );
     let (config, trained) = checkpoint::load_transformer_config(&plan.checkpoint)?;
     let (vae_config, vae) = checkpoint::load_vae(&plan.checkpoint, plan.compute, plan.device)?;
-    let (geometry, motion) = (trained.geometry, trained.motion);
+    let (geometry, motion) = (trained.geometry, grown(trained.motion, plan.motion));
     let model = Model { config, vae: vae_config, geometry, motion, device: plan.device };
 
     let new = |specs: &[_]| Params::new(specs, plan.windows.seed, plan.compute, plan.device);
     let mut transformer = new(&model.specs());
-    transformer.assign(&checkpoint::load_transformer(&plan.checkpoint)?)?;
+    let tensors = checkpoint::load_transformer(&plan.checkpoint)?;
+    transformer.assign_but_new(&model.adopted(tensors, trained.motion, &transformer), is_motions)?;
     let mut judge = new(&critic::specs(&geometry));
     if let Some(path) = &plan.critic {
         judge.assign(&load_tensors(path)?).with_context(|| path.display().to_string())?;

@@ -15,8 +15,9 @@ use tch::{Device, Kind, Tensor};
 use crate::checkpoint;
 use crate::fit::Course;
 use crate::footage::Origin;
+use crate::growth::grown;
 use crate::loss::Loss;
-use crate::model::{Model, grows};
+use crate::model::Model;
 use crate::motion::is_motions;
 use crate::noise::noised;
 use crate::params::Params;
@@ -36,8 +37,7 @@ pub struct Plan {
     pub origins: Vec<Origin>,
     /// Rank of low-rank changes to the predictor; all of its weights without.
     pub lora: Option<i64>,
-    /// Sizes of the motion that a checkpoint without gets; one with the same but for
-    /// earlier pictures, its being refined, rigid and whole gets those.
+    /// Sizes of the motion that a checkpoint without gets, and one that grows to them.
     pub motion: Option<Motion>,
     /// Whether only decoder and blend are trained, on the predictor's estimates as they are.
     pub pictures_only: bool,
@@ -67,8 +67,7 @@ const LATENT_FLOOR: f64 = 0.02;
 pub fn run(plan: &Plan) -> Result<()> {
     let (config, trained) = checkpoint::load_transformer_config(&plan.checkpoint)?;
     let (vae_config, vae) = checkpoint::load_vae(&plan.checkpoint, plan.compute, plan.device)?;
-    let grows = plan.motion.filter(|new| trained.motion.is_some_and(|had| grows(had, *new)));
-    let motion = grows.or(trained.motion).or(plan.motion);
+    let motion = grown(trained.motion, plan.motion);
     ensure!(
         plan.lora.is_none() || motion == trained.motion,
         "{}: motion is new to it, and low-rank changes cannot make it: train all weights first",

@@ -243,7 +243,7 @@ mod tests {
             refined: false,
             rigid: false,
             whole: false,
-            layered: false,
+            depth: 0,
         };
         let noise = Tensor::from_slice(&sampler::noise(1, 0, 3 * 16 * 24)).reshape([1, 3, 16, 24]) * 0.5;
         let texture = noise.upsample_bicubic2d([64, 96], false, None, None);

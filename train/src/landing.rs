@@ -42,7 +42,7 @@ impl Landed {
         let common = belonging.filter(|_| sizes.whole).map(|belonging| belonging.common(&features));
         let features = common.unwrap_or(features);
         // In layers, the cells of all candidates land on one another.
-        let pooled = |x: &Tensor| match sizes.layered {
+        let pooled = |x: &Tensor| match sizes.layered() {
             true => x.transpose(2, 3).flatten(3, 4).unsqueeze(2),
             false => x.shallow_clone(),
         };
@@ -53,7 +53,7 @@ impl Landed {
             None => values.narrow(3, 0, 2),
         };
         let of_cells = from_middle(cells, motion.device()).transpose(0, 1); // (2, cells)
-        let places = of_cells.repeat([1, if sizes.layered { sizes.candidates as i64 } else { 1 }]);
+        let places = of_cells.repeat([1, if sizes.layered() { sizes.candidates as i64 } else { 1 }]);
         let landing = &displacements + &places;
         let mut brought = match &together {
             Some(together) => {
@@ -72,7 +72,7 @@ impl Landed {
         let finer = cells.map(|count| count * sizes.landing().0 as i64);
         let to = places_within(cells, finer, motion.device());
         let affinity = affinity(&landing, &values.narrow(3, 2, 1), &to);
-        let (choice, all) = match belonging.filter(|_| sizes.layered) {
+        let (choice, all) = match belonging.filter(|_| sizes.layered()) {
             Some(belonging) => layers::by_things(sizes, belonging, &affinity, &displacements, &brought),
             None => chosen(sizes, &affinity, &brought),
         };
@@ -80,7 +80,7 @@ impl Landed {
         let landed = all.unflatten(-1, finer.as_slice()).flatten(0, 2);
         let landed = landed.upsample_bilinear2d(pixels, false, None, None);
         let landed = landed.unflatten(0, [size[0], clip, -1].as_slice());
-        let landed = if sizes.layered { layers::on_top(&landed) } else { landed };
+        let landed = if sizes.layered() { layers::on_top(sizes, &landed) } else { landed };
 
         let part = |first: i64, count: usize| landed.narrow(3, first, count as i64);
         let carried = Tensor::cat(&[part(0, 1), part(1 + first, sizes.features)], 3);
@@ -179,7 +179,7 @@ mod tests {
             refined: false,
             rigid: false,
             whole: false,
-            layered: false,
+            depth: 0,
         };
         // All cells but one have no weight; that of row 2, column 3 goes two to the right and one up.
         let motion = Tensor::zeros([1, 1, sizes.channels() as i64, 6, 8], (Kind::Float, Device::Cpu));

@@ -49,9 +49,9 @@ fn at_rest(sizes: &Motion, like: &Tensor) -> Tensor {
 }
 
 /// Of what has `landed` of all things, (n, N, THINGS, 1 + .., H, W), at every pixel that of the densest, the first of all values
-/// being the density: (n, N, DEPTH, 1 + .., H, W).
-pub(crate) fn on_top(landed: &Tensor) -> Tensor {
-    let (_, densest) = landed.narrow(3, 0, 1).topk(Motion::DEPTH as i64, 2, true, true);
+/// being the density: (n, N, D, 1 + .., H, W).
+pub(crate) fn on_top(sizes: &Motion, landed: &Tensor) -> Tensor {
+    let (_, densest) = landed.narrow(3, 0, 1).topk(sizes.depth as i64, 2, true, true);
     let mut size = densest.size();
     size[3] = landed.size()[3];
     landed.gather(2, &densest.expand(size, false), false)
@@ -78,7 +78,7 @@ mod tests {
         }
         let belonging = Belonging::of(&sizes, &motion.unflatten(2, [1_i64, -1].as_slice()), 1);
         let landed = Landed::of(&sizes, &motion, 1, Some(&belonging), 8);
-        assert_eq!(landed.from.size(), [1, 1, Motion::DEPTH as i64, 2, 32, 64]);
+        assert_eq!(landed.from.size(), [1, 1, sizes.depth as i64, 2, 32, 64]);
         move |layer, column| {
             [&landed.from, &landed.carried].map(|x| x.double_value(&[0, 0, layer, 0, 16, column]))
         }

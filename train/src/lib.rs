@@ -16,6 +16,7 @@ pub mod fit;
 pub mod following;
 pub mod footage;
 pub mod gradients;
+mod growth;
 mod landing;
 mod layers;
 pub mod loss;

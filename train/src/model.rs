@@ -1,7 +1,5 @@
 //! A whole model at work in training: transformer, autoencoder, and how their pictures are put together.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use nextclip_core::checkpoint::{TransformerConfig, VaeConfig};
 use nextclip_core::{Geometry, Motion};
@@ -9,14 +7,11 @@ use tch::{Device, Kind, Tensor};
 
 use crate::compositing::{Compositor, Moved, compositing_specs};
 use crate::costs::cost_volumes;
-use crate::motion::{self, motion_specs};
+use crate::motion::motion_specs;
 use crate::params::{Params, Spec};
 use crate::rigid::as_told;
 use crate::transformer::{self, Estimate, Sequence, Transformer};
 use crate::vae::Vae;
-
-/// What the logits of sources that are new to a blend start from.
-const SELDOM: f64 = -4.0;
 
 /// Sizes of a model, and where it lives.
 #[derive(Clone, Debug)]
@@ -44,83 +39,6 @@ impl Model {
         specs
     }
 
-    /// The `tensors` of a checkpoint with the motion `had`, with what they lack of this one.
-    pub fn adopted(
-        &self,
-        tensors: BTreeMap<String, Tensor>,
-        had: Option<Motion>,
-        new: &Params,
-    ) -> BTreeMap<String, Tensor> {
-        match (had, self.motion) {
-            (Some(had), Some(has)) if grows(had, has) => self.grown(tensors, had, new),
-            _ => tensors,
-        }
-    }
-
-    /// The tensors of a checkpoint that `had` this motion but for the earlier pictures, or that it is refined, or rigid;
-    /// what is new to it is as in `new`, but things were where they would be if they went the other way, earlier pictures
-    /// are hardly shown at first, and cells are hardly rigid.
-    fn grown(
-        &self,
-        tensors: BTreeMap<String, Tensor>,
-        had: Motion,
-        new: &Params,
-    ) -> BTreeMap<String, Tensor> {
-        let added = |old: &Tensor, new: &Tensor, axis: i64| {
-            let (had, has) = (old.size()[axis as usize], new.size()[axis as usize]);
-            new.detach().narrow(axis, had, has - had)
-        };
-        let widen = |name: &str, old: Tensor, new: &Tensor| match (name, &self.motion) {
-            _ if old.size() == new.size() => old,
-            ("motion.linear.weight" | "motion.linear.bias", Some(sizes)) => self.with_past(sizes, &old, new),
-            ("motion.blend.0.weight", _) => Tensor::cat(&[&old, &added(&old, new, 1).zeros_like()], 1),
-            ("motion.blend.2.weight", _) => Tensor::cat(&[&old, &added(&old, new, 0)], 0),
-            ("motion.blend.2.bias", _) => Tensor::cat(&[&old, &(added(&old, new, 0) + SELDOM)], 0),
-            _ => old,
-        };
-        let mut old = tensors;
-        let mut grown: BTreeMap<String, Tensor> = new
-            .iter()
-            .filter_map(|(name, new)| {
-                let tensor = match (old.remove(name), name) {
-                    (Some(old), _) => widen(name, old, new),
-                    (None, "motion.response") => new.detach().copy(),
-                    (None, name) if name.starts_with("motion.refine.") => new.detach().copy(),
-                    (None, _) => return None,
-                };
-                Some((name.to_owned(), tensor))
-            })
-            .collect();
-        // What tokens had nothing to say in, they may have said anything in; what refines has never touched that.
-        let said =
-            |sizes: &Motion| !had.rigid && sizes.rigid && had.followed_frames() == sizes.followed_frames();
-        if let (Some(sizes), Some(bias)) = (self.motion.filter(said), grown.get_mut("motion.refine.2.bias")) {
-            let seldom = motion::seldom_rigid(&sizes, self.geometry.clip);
-            *bias = &*bias + Tensor::from_slice(&seldom).to_device(bias.device());
-        }
-        grown
-    }
-
-    /// Rows of `motion.linear` of a model without moments past with those of `new`, whose displacements are those of the
-    /// moments to come, turned round.
-    fn with_past(&self, sizes: &Motion, old: &Tensor, new: &Tensor) -> Tensor {
-        let (patches, clip) = (self.geometry.patch.pow(2) as i64, self.geometry.clip);
-        let rows = |x: &Tensor, moments: usize| {
-            x.detach().unflatten(0, [patches, moments as i64, sizes.candidates as i64, -1].as_slice())
-        };
-        let old = rows(old, clip);
-        let new = rows(new, sizes.moments(clip).len());
-        let past = sizes.followed_frames().iter().enumerate().map(|(index, &frames)| {
-            let nearest = frames.min(clip);
-            let turned =
-                old.narrow(1, nearest as i64 - 1, 1).narrow(3, 0, 2) * -(frames as f64 / nearest as f64);
-            let rest = new.narrow(1, (clip + index) as i64, 1);
-            Tensor::cat(&[turned, rest.narrow(3, 2, rest.size()[3] - 2)], 3)
-        });
-        let past: Vec<Tensor> = past.collect();
-        Tensor::cat(&[old, Tensor::cat(&past, 1)], 1).flatten(0, 3)
-    }
-
     /// The transformer with its weights.
     pub fn transformer<'a>(&'a self, params: &'a Params) -> Result<Transformer<'a>> {
         Ok(Transformer::new(&self.config, &self.geometry, params, self.device)?.with_motion(self.motion))
@@ -134,22 +52,6 @@ impl Model {
             compositor: Compositor::new(self.motion, &self.geometry, transformer),
         })
     }
-}
-
-/// Whether `new` is the same motion as `had`, but uses earlier pictures, or is refined, rigid, whole or layered, where that is not. What
-/// refines reads where things were in earlier pictures: a motion that is refined gets no such pictures any more.
-pub(crate) fn grows(had: Motion, new: Motion) -> bool {
-    let earlier = if had.earlier == 0 && !had.refined { 0 } else { new.earlier };
-    had != new
-        && had
-            == Motion {
-                earlier,
-                refined: had.refined && new.refined,
-                rigid: had.rigid && new.rigid,
-                whole: had.whole && new.whole,
-                layered: had.layered && new.layered,
-                ..new
-            }
 }
 
 /// A model with weights.

@@ -56,7 +56,7 @@ impl Ways {
             return error;
         }
         let first = values.narrow(2, 0, 1).narrow(4, 0, 2) * scale;
-        let chosen = match sizes.layered {
+        let chosen = match sizes.layered() {
             true => own_candidate(sizes, &self.things)
                 .reshape([&points[..2], &[1, 1, rows, per_cell, columns, per_cell]].concat()),
             false => nearest(&first, &to_come.narrow(2, 0, 1)),
@@ -136,7 +136,7 @@ impl Ways {
         let points = counts.matmul(&of_thing); // (B H, M, 1, things)
         let off = log_distance(&(square.matmul(&of_thing) / points.clamp_min(REST_WEIGHT)));
         let all = (off * &points).sum_dim_intlist([1_i64].as_slice(), false, Kind::Float); // (B H, K, things)
-        let (least, best) = match sizes.layered {
+        let (least, best) = match sizes.layered() {
             true => {
                 let things = Tensor::arange(all.size()[2], (Kind::Int64, all.device()));
                 let best = own_candidate(sizes, &things).expand([frames, -1], false);
@@ -204,7 +204,7 @@ mod tests {
         refined: false,
         rigid: false,
         whole: false,
-        layered: false,
+        depth: 0,
     };
 
     /// Two cells of 8 x 8 pixels side by side, 2 x 2 points each, that move by 8 and by 16 pixels to the right, or only as
@@ -249,7 +249,7 @@ mod tests {
     /// All candidates land on one another there: which of them is a thing's must not depend on where it goes.
     #[test]
     fn in_layers_things_go_by_the_second_candidate() {
-        const LAYERED: Motion = Motion { layered: true, ..SIZES };
+        const LAYERED: Motion = Motion { depth: 2, ..SIZES };
         let error = |things: [i64; 2], candidates: [[f32; 2]; 2]| {
             ways(things, [8.0, 8.0]).error(&LAYERED, &said(candidates), None, 8.0).double_value(&[])
         };

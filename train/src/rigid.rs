@@ -183,7 +183,7 @@ mod tests {
         refined: false,
         rigid: true,
         whole: true,
-        layered: false,
+        depth: 0,
     };
 
     /// What cells of 4 x 6 say: rigid, alike reliable, and e of 8 in the left half, of 0 in the right one; of one candidate

@@ -220,7 +220,7 @@ mod tests {
             turns: of([1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0]),
         };
         let Going { ways: mut gone, best } =
-            going(&Motion { layered: false, ..Motion::DEFAULT }, &ways, &turned, 1, 8.0);
+            going(&Motion { depth: 0, ..Motion::DEFAULT }, &ways, &turned, 1, 8.0);
         assert_eq!(best.int64_value(&[0, 1]), 1);
         let gone = gone.remove(0);
         assert_eq!((gone.len(), gone[2]), (3, Way::default()));

@@ -42,6 +42,7 @@ fn plan(dir: &Path, out: &str, steps: u64) -> distill::Plan {
         checkpoint: teacher(dir),
         out: dir.join(out),
         origins: vec![Origin::SCENES],
+        motion: None,
         course: Course { validate_every: 50, ..course(&dir.join("run"), steps, schedule) },
         windows: Windows { batch: 2, own_past: 0.0, pool: 3, seed: 1 },
         critic: None,

@@ -36,15 +36,6 @@ impl GraphBuilder {
         self.node("Gather", &[x, indices], vec![int("axis", axis as i64)], &shape, x.dtype)
     }
 
-    /// 1 where the largest value of the last axis of (B, n) is, the first of several, and 0 elsewhere.
-    pub fn marked_largest(&mut self, x: &Value) -> Value {
-        let [batch, count] = [0, 1].map(|axis| x.shape[axis]);
-        let at = self.node("ArgMax", &[x], vec![int("axis", 1), int("keepdims", 0)], &[batch], Dtype::I64);
-        let count_value = self.index(count as i64);
-        let marks = self.table("none and one", &[2], vec![0.0, 1.0]);
-        self.node("OneHot", &[&at, &count_value, &marks], vec![int("axis", -1)], &[batch, count], Dtype::F32)
-    }
-
     /// Where along `axis` the `count` largest values are, the largest first.
     pub fn places_of_largest(&mut self, x: &Value, axis: usize, count: usize) -> Value {
         let mut shape = x.shape.clone();

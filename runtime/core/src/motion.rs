@@ -131,7 +131,7 @@
 //! last picture can come out again as it was seen before.
 //!
 //! **In layers.** What lands at a place lands with all of its cell, and things that pass each other would cut into each other, a cell
-//! wide. So in a model that is `layered` things land each by itself, and what is on top is chosen pixel by pixel. Its things are
+//! wide. So in a model with a `depth` D things land each by itself, and what is on top is chosen pixel by pixel. Its things are
 //! t = 1 .. THINGS, found one after another, each around the candidate r_t of a cell that the most belongs to of what lands somewhere
 //! at the last moment N, moves, and is of no thing before:
 //! ```text
@@ -145,7 +145,7 @@
 //! density_t  = log sum_t(p), over CHOICE
 //! ```
 //! Means over q with c(p, q) above are those over i with l_t(p, i) / sum_t(p) here, where none / sum_t(p) is the share of what rests
-//! and carries nothing. They are brought to pixels thing by thing; k = 1, 2 above are then, at every pixel, the DEPTH things of the
+//! and carries nothing. They are brought to pixels thing by thing; k = 1 .. D above are then, at every pixel, the D things of the
 //! greatest densities, the densest first.
 //!
 //! So that it does not depend on where things go which of its two candidates a cell has for them, the first is trained to be the
@@ -181,9 +181,9 @@ pub struct Motion {
     /// Whether those that belong together agree on it, so that things stay whole.
     #[serde(default, skip_serializing_if = "is_false")]
     pub whole: bool,
-    /// Whether things land each by itself, in layers.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub layered: bool,
+    /// D: of how many things, which land each by itself, the blend is given what is on top; 0 where candidates land as they are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub depth: usize,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
@@ -206,7 +206,7 @@ impl Motion {
         refined: true,
         rigid: true,
         whole: true,
-        layered: true,
+        depth: 3,
     };
     /// Convolutions of the blend, of the stem, and of what refines.
     pub const LAYERS: usize = 3;
@@ -243,8 +243,6 @@ impl Motion {
     pub const WITNESS_LEVEL: f32 = 1e-2;
     /// Things that land each by itself.
     pub const THINGS: usize = 6;
-    /// How many of them the blend is given at a pixel.
-    pub const DEPTH: usize = 2;
     /// Added to the square of a turn's length, in square cells squared: where cells say no turn at all, there is none.
     pub const NO_TURN: f32 = 1e-6;
 
@@ -302,9 +300,14 @@ impl Motion {
         (2 * self.reach + 1).pow(2)
     }
 
-    /// Moved pictures: one of each candidate, or what is on top and what is below.
+    /// Whether things land each by itself, in layers.
+    pub fn layered(&self) -> bool {
+        self.depth > 0
+    }
+
+    /// Moved pictures: one of each candidate, or of each of what is on top.
     pub fn layers(&self) -> usize {
-        if self.layered { Self::DEPTH } else { self.candidates }
+        if self.layered() { self.depth } else { self.candidates }
     }
 
     /// Pictures that are blended: decoded, last, the moved ones, the earlier ones, and those moved, too.
@@ -326,7 +329,7 @@ impl Motion {
 
     /// What makes these sizes impossible, in words.
     pub fn fault(&self) -> Option<String> {
-        let Self { candidates, features, reach, earlier, .. } = *self;
+        let Self { candidates, features, reach, earlier, depth, .. } = *self;
         if !(1..=8).contains(&candidates) {
             return Some(format!("motion: {candidates} candidates, must be 1 to 8"));
         }
@@ -339,6 +342,9 @@ impl Motion {
         if !(1..=16).contains(&reach) {
             return Some(format!("motion: a reach of {reach}, must be 1 to 16"));
         }
+        if depth > Self::THINGS {
+            return Some(format!("motion: a depth of {depth}, must be 0 to {}", Self::THINGS));
+        }
         let values = self.belonging();
         let bare =
             || format!("motion: {values} features of moments past say what is rigid, must be 3 or more");
@@ -347,7 +353,7 @@ impl Motion {
         let faults = [
             (self.rigid && values < 3).then(bare),
             (self.whole && !self.rigid).then(torn),
-            (self.layered && !self.whole).then(split),
+            (self.layered() && !self.whole).then(split),
         ];
         faults.into_iter().flatten().next()
     }
@@ -404,7 +410,7 @@ mod tests {
             refined: false,
             rigid: false,
             whole: false,
-            layered: false,
+            depth: 0,
         };
         assert_eq!((motion.channels(), motion.sources(), motion.blend_inputs()), (15, 5, 24));
         assert_eq!((motion.costs(), motion.moments(2)), (81, vec![1, 2]));
@@ -425,9 +431,11 @@ mod tests {
         assert_eq!(fault.as_deref(), Some(bare));
         let fault = Motion { whole: true, ..followed }.fault();
         assert_eq!(fault.as_deref(), Some("motion: things that stay whole must be rigid"));
-        let layered = Motion { candidates: 3, layered: true, ..whole };
+        let layered = Motion { candidates: 3, depth: 2, ..whole };
         assert_eq!((layered.layers(), layered.sources(), layered.blend_inputs()), (2, 10, 52));
-        let fault = Motion { layered: true, ..followed }.fault();
+        let fault = Motion { depth: 7, ..layered }.fault();
+        assert_eq!(fault.as_deref(), Some("motion: a depth of 7, must be 0 to 6"));
+        let fault = Motion { depth: 2, ..followed }.fault();
         let split = "motion: things that land in layers must stay whole";
         assert_eq!(fault.as_deref(), Some(split));
         let fault = Motion { candidates: 0, ..motion }.fault();

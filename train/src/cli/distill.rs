@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use nextclip_core::Motion;
 use nextclip_train::distill;
 use nextclip_train::fit::Course;
 use nextclip_train::footage::Origin;
@@ -40,6 +41,9 @@ pub(super) struct DistillArgs {
     /// Weight of nearness to what came, latent cell by latent cell, beside the critic's word: less is freer and further off.
     #[arg(long, default_value_t = 0.3)]
     nearness: f64,
+    /// Give the student the motion that the teacher lacks, as `finetune --motion` does.
+    #[arg(long, conflicts_with = "pictures_only")]
+    motion: bool,
     /// Optimiser steps.
     #[arg(long, default_value_t = 1500)]
     steps: u64,
@@ -80,6 +84,7 @@ impl DistillArgs {
             checkpoint: self.checkpoint,
             out: self.out,
             origins: self.source,
+            motion: self.motion.then_some(Motion::DEFAULT),
             windows: Windows { batch: self.batch, own_past: 0.0, pool: self.pool, seed: self.machine.seed },
             critic: self.critic,
             steps: self.denoising_steps,

@@ -47,8 +47,8 @@ pub(super) struct FinetuneArgs {
     #[arg(long, default_value_t = 100)]
     validate_every: u64,
     /// Give a checkpoint that has none the motion that moves the last frame's pixels, and one that has it what it lacks: the
-    /// earlier pictures that things are followed in, the layers that refine it, and that cells of one thing agree on it and go as
-    /// one.
+    /// earlier pictures that things are followed in, the layers that refine it, that cells of one thing agree on it and go as
+    /// one, and that things land each by itself.
     #[arg(long)]
     motion: bool,
     /// Windows a step.

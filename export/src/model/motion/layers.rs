@@ -30,12 +30,12 @@ impl MotionLayers {
         let [rows, columns] = [2, 3].map(|axis| all.size(axis));
         let all = g.reshape(&all, &[pictures, Motion::THINGS, channels, rows * columns]);
         let density = g.slice(&all, 2, 0..1);
-        let densest = g.places_of_largest(&density, 1, Motion::DEPTH);
-        let top = g.pick_along(&all, 1, &densest); // (B * N, DEPTH, 1 + .., H * W)
-        let top = g.reshape(&top, &[pictures * Motion::DEPTH, channels, rows, columns]);
+        let densest = g.places_of_largest(&density, 1, self.sizes.depth);
+        let top = g.pick_along(&all, 1, &densest); // (B * N, D, 1 + .., H * W)
+        let top = g.reshape(&top, &[pictures * self.sizes.depth, channels, rows, columns]);
         let [density, from, brought] = g.split(&top, 1, [1, channels - 1 - features, features]);
         let carried = if features > 0 { g.concat(&[&density, &brought], 1) } else { density };
-        let carried = g.reshape(&carried, &[pictures, Motion::DEPTH * (1 + features), rows, columns]);
+        let carried = g.reshape(&carried, &[pictures, self.sizes.depth * (1 + features), rows, columns]);
         Chosen { from, carried }
     }
 
@@ -140,10 +140,9 @@ fn found(g: &mut GraphBuilder, alike: &Value, matter: &Value) -> Value {
     for _ in 0..Motion::THINGS {
         let left = g.mul(matter, &free);
         let mass = g.matmul(alike, &left);
-        let mass = g.reshape(&mass, &[batch, each]);
-        let most = g.marked_largest(&mass);
-        let most = g.reshape(&most, &[batch, each, 1]);
-        let own = g.matmul(alike, &most);
+        let most = g.places_of_largest(&mass, 1, 1);
+        let own = g.pick_along(alike, 1, &most);
+        let own = g.reshape(&own, &[batch, each, 1]);
         let thing = g.mul(&own, &free);
         things.push(g.reshape(&thing, &[batch, 1, each]));
         let other = g.sub(&one, &own);

@@ -47,7 +47,7 @@ impl MotionLayers {
         let each = candidates * cells;
         let [rigidity, reliability, e] = g.within(LANDING, |g| self.belonging(g, motion, geometry));
         let shares = g.within(LANDING, |g| likeness(g, &e, &reliability));
-        let alike = self.sizes.layered.then(|| g.within(LANDING, |g| alike(g, &e)));
+        let alike = self.sizes.layered().then(|| g.within(LANDING, |g| alike(g, &e)));
 
         let channels = self.sizes.candidate_channels();
         let values = g.reshape(followed, &[batch, moments, candidates, channels, cells]);
