@@ -159,7 +159,8 @@ fn tensors_of_motion_are_named_like_all_others() {
         "tensor motion.stem.1.bias is missing, the configuration asks for [32]",
         // 2 x 2 cells, 3 frames to come and 2 past, 2 candidates of 6 values.
         "tensor motion.linear.weight is missing, the configuration asks for [240, 32]",
-        "tensor motion.blend.2.weight has shape [3, 16, 3, 3], the configuration asks for [10, 16, 3, 3]",
+        // The decoded picture, the last, 2 earlier ones, and of 3 layers what moves from each of the last three.
+        "tensor motion.blend.2.weight has shape [3, 16, 3, 3], the configuration asks for [13, 16, 3, 3]",
         "tensor motion.stem.3.bias of shape [1] is left over: nothing in the model reads it",
     ] {
         assert!(message.contains(fault), "{fault} is not in:\n{message}");
@@ -170,7 +171,7 @@ fn tensors_of_motion_are_named_like_all_others() {
     let report = inspect::inspect(folder.path()).unwrap().to_string();
     let expected = "2 displacements and 3 features a cell, blended in 16 channels; looks 2 steps of two pixels back, in 32 \
                     channels; refined in 24 channels; follows things in 2 earlier pictures; cells of one thing agree on it \
-                    and go as one";
+                    and go as one, and land each by itself, 3 deep";
     assert!(report.contains(expected), "{report}");
     let other_clip = Options { clip: Some(2), ..Options::default() };
     let message = told(Plan::new(&opened, &other_clip).unwrap_err());
