@@ -137,14 +137,15 @@ fn terminate(child: &Child) {
     assert!(status.success());
 }
 
-/// Waits until a prediction has been scored.
-fn wait_for_scores(out: &Path, mut child: Child) -> Child {
+/// Waits until so many predictions have been scored.
+fn wait_for_scores(count: usize, out: &Path, mut child: Child) -> Child {
     let start = Instant::now();
     let journal = out.join("predictions.jsonl");
-    while !std::fs::read_to_string(&journal).is_ok_and(|lines| lines.contains("\"scored\"")) {
+    let scored = || std::fs::read_to_string(&journal).map_or(0, |lines| lines.matches("\"scored\"").count());
+    while scored() < count {
         if start.elapsed() > PATIENCE || child.try_wait().unwrap().is_some() {
             let _ = child.kill();
-            panic!("no prediction was scored: {}", text(&finished(child).stderr));
+            panic!("{} of {count} predictions were scored: {}", scored(), text(&finished(child).stderr));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -155,8 +156,10 @@ fn wait_for_scores(out: &Path, mut child: Child) -> Child {
 fn a_generated_scene_is_predicted_live() {
     let out = tempfile::tempdir().unwrap();
     let path = out.path().to_str().unwrap();
-    let flags = ["--duration", "3s", "--out", path, "--video", "--json", "--strip-every", "5"];
-    let output = output(run_on("test://?seed=3", &flags));
+    let flags = ["--out", path, "--video", "--json", "--strip-every", "5"];
+    let child = wait_for_scores(5, out.path(), run_on("test://?seed=3", &flags).spawn().unwrap());
+    terminate(&child);
+    let output = finished(child);
     assert_code(&output, 0);
 
     let events = journal(out.path());
@@ -214,11 +217,11 @@ fn an_rtsp_camera_is_predicted() {
     let served = Served::Scene { seed: 2, rate: (30, 1), size: (160, 120) };
     let camera = RtspCamera::start(&served, 0).unwrap();
     let out = tempfile::tempdir().unwrap();
-    let flags = ["--duration", "3s", "--out", out.path().to_str().unwrap(), "--video"];
-    let output = output(run_on(camera.url(), &flags));
-    assert_code(&output, 0);
-    let events = journal(out.path());
-    assert!(events["scored"].len() >= 3, "{events:?}");
+    let child = run_on(camera.url(), &["--out", out.path().to_str().unwrap(), "--video"]).spawn().unwrap();
+    let child = wait_for_scores(3, out.path(), child);
+    terminate(&child);
+    assert_code(&finished(child), 0);
+    journal(out.path());
     assert!(film_frames(&out.path().join("predicted-beside-actual.mp4")) > 0);
 }
 
@@ -244,7 +247,7 @@ fn a_camera_that_goes_away_ends_the_run_in_order() {
     let url = camera.url().to_owned();
     let out = tempfile::tempdir().unwrap();
     let child = run_on(&url, &["--out", out.path().to_str().unwrap(), "--video"]).spawn().unwrap();
-    let child = wait_for_scores(out.path(), child);
+    let child = wait_for_scores(1, out.path(), child);
     drop(camera);
     let output = finished(child);
     let told = text(&output.stderr);
@@ -260,10 +263,21 @@ fn a_camera_that_goes_away_ends_the_run_in_order() {
 }
 
 #[test]
+fn a_run_ends_after_its_duration() {
+    let out = tempfile::tempdir().unwrap();
+    let start = Instant::now();
+    let output = output(run_on("test://", &["--duration", "4s", "--out", out.path().to_str().unwrap()]));
+    assert_code(&output, 0);
+    assert!(start.elapsed() >= Duration::from_secs(4), "it took {:?}", start.elapsed());
+    journal(out.path());
+    assert!(summary(&text(&output.stdout)).contains_key("frames"));
+}
+
+#[test]
 fn sigterm_finishes_the_files() {
     let out = tempfile::tempdir().unwrap();
     let child = run_on("test://", &["--out", out.path().to_str().unwrap(), "--video"]).spawn().unwrap();
-    let child = wait_for_scores(out.path(), child);
+    let child = wait_for_scores(1, out.path(), child);
     let start = Instant::now();
     terminate(&child);
     let output = finished(child);
